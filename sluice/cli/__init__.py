@@ -1,0 +1,1 @@
+"""What a person types: up, demo, chat, get, doctor, and the processes themselves."""

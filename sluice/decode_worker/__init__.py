@@ -1,0 +1,1 @@
+"""What only decode does: admit reservations, check what arrived, attach."""

@@ -1,0 +1,41 @@
+"""What a worker says of itself: once when it joins, and in every heartbeat. Plain snapshots."""
+
+from dataclasses import dataclass
+
+from sluice.domain.ids import BootId, WorkerId
+from sluice.domain.role import Lifecycle, Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerInfo:
+    """What does not change while this incarnation of a worker lives, its role excepted."""
+
+    worker: WorkerId
+    boot: BootId
+    role: Role
+    model: str
+    model_fingerprint: str
+    kv_address: str  # host:port of its KvPeer service
+    block_tokens: int
+    blocks: int
+    sequence_tokens_max: int
+    batch_sequences_max: int
+    device: str  # e.g. "cpu", "NVIDIA H200"
+    metrics_address: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLoad:
+    """How busy a worker is now."""
+
+    lifecycle: Lifecycle
+    waiting_sequences: int = 0
+    running_sequences: int = 0
+    waiting_prefill_tokens: int = 0  # prompt tokens accepted and not yet computed
+    context_tokens: int = 0  # tokens attended over by the running batch
+    free_blocks: int = 0  # free now, evictable cached blocks included
+    cached_blocks: int = 0
+    reserved_blocks: int = 0  # held for handoffs that have not committed
+    leases: int = 0
+    step_s: float = 0.0  # a recent step's duration, smoothed
+    tokens_total: int = 0

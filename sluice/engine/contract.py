@@ -1,0 +1,212 @@
+"""What a worker may ask of an engine. No torch: fakes, emulators and decisions import this file.
+
+One thread owns an engine; every method is called from it. The engine never blocks on I/O and
+never talks to the network. Ownership of KV blocks:
+
+    add ----------> waiting -> prefill -> decode -> finished   blocks freed (full ones stay cached)
+    add(hold) ----> waiting -> prefill -> HELD ---- resume --> decode
+                                             \\---- release -> blocks freed
+    reserve ------> RESERVED ---- attach ------> decode -> finished
+                        \\------- cancel_reservation -> blocks freed
+
+HELD and RESERVED blocks are never preempted and never evicted: another worker may be reading
+or writing them. Who ends those states: `worker/` under the laws of `kv_transfer/`.
+Next: `engine.py` for the real one, `worker/step_loop.py` for the caller.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sluice.domain.ids import BlockHash, BlockId, Epoch, SequenceId
+from sluice.domain.kv import KvGeometry
+from sluice.domain.load import WorkerLoad
+from sluice.domain.role import FinishReason
+from sluice.domain.sequence import SequenceState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logprobs:
+    """Log-probabilities of one output token: the chosen one's, and the likeliest `top` in order."""
+
+    chosen: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenOut:
+    """One chosen token. `index` counts the sequence's outputs from 0."""
+
+    sequence: SequenceId
+    epoch: Epoch
+    index: int
+    token: int
+    finish: FinishReason | None = None
+    logprobs: Logprobs | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvSpan:
+    """Tokens [first, end) of a held sequence whose KV has just been written for one layer group."""
+
+    sequence: SequenceId
+    first: int
+    end: int
+    blocks: tuple[BlockId, ...]  # the sequence's block table, from token 0
+
+
+class Fence(Protocol):
+    """Says when device work queued so far has finished; on the CPU it always has."""
+
+    def wait(self) -> None:
+        """Block the calling thread until the KV written before the fence is readable by anyone."""
+        ...
+
+
+GroupListener = Callable[[int, Sequence[KvSpan], Fence], None]
+"""Called on the engine's thread, during a step, after layer group `group` is written. Must return at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """Blocks held for a sequence that is being prefilled elsewhere.
+
+    `blocks` is its whole block table for the prompt; the first `cached_tokens` tokens (a
+    multiple of this worker's block size) are already here and must not be written.
+    """
+
+    sequence: SequenceId
+    blocks: tuple[BlockId, ...]
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """What one step did. `seconds` is wall time; token counts are of work done in this step."""
+
+    tokens: tuple[TokenOut, ...] = ()
+    held: tuple[SequenceId, ...] = ()  # sequences whose prefill ended in this step and are now HELD
+    failed: tuple[tuple[SequenceId, str], ...] = ()
+    prefill_tokens: int = 0
+    decode_sequences: int = 0
+    preempted: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixChange:
+    """Prefix-cache changes since the last call: hashes that can now be hit, and ones that no longer can."""
+
+    stored: tuple[BlockHash, ...] = ()
+    removed: tuple[BlockHash, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockCounts:
+    """Every block of the pool, by state; they add up to `total` after any history."""
+
+    total: int
+    free: int  # holding nothing
+    cached: int  # holding a reusable prefix, evictable
+    active: int  # in a running or waiting sequence's block table
+    held: int  # HELD sequences
+    reserved: int  # RESERVED for an incoming handoff
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLimits:
+    """Limits an engine was built with."""
+
+    batch_sequences_max: int = 64
+    step_tokens_max: int = 512  # the token budget of one step
+    sequence_tokens_max: int = 4096
+    waiting_sequences_max: int = 1024
+
+
+class Engine(Protocol):
+    """One model with its KV pool. See the module docstring for who owns which blocks."""
+
+    @property
+    def geometry(self) -> KvGeometry: ...
+
+    @property
+    def limits(self) -> EngineLimits: ...
+
+    def add(self, state: SequenceState, *, hold: bool) -> None:
+        """Queue a sequence; tokens without KV (all of them, less prefix hits) will be prefilled.
+
+        With `hold` the sequence stops after its first new token and becomes HELD, unless that
+        token finished it. Raises InvalidRequestError if it can never fit, OverloadedError if
+        the waiting queue is full.
+        """
+        ...
+
+    def resume(self, sequence: SequenceId) -> None:
+        """A HELD sequence decodes here after all."""
+        ...
+
+    def release(self, sequence: SequenceId) -> None:
+        """A HELD sequence now lives elsewhere: free its blocks; full ones stay cached."""
+        ...
+
+    def abort(self, sequence: SequenceId) -> None:
+        """Forget a waiting, running or HELD sequence and free its blocks. Unknown ones are ignored."""
+        ...
+
+    def reserve(self, sequence: SequenceId, *, prompt_tokens: int, unit_hashes: Sequence[BlockHash]) -> Reservation:
+        """Hold blocks for a prompt computed elsewhere. Raises ReservationRefusedError if there is no room."""
+        ...
+
+    def attach(self, state: SequenceState) -> None:
+        """The KV of a reserved sequence's prompt has arrived: decode from its last token on.
+
+        `state.tokens` holds exactly one token more than the KV that was received.
+        """
+        ...
+
+    def cancel_reservation(self, sequence: SequenceId) -> None:
+        """Give a reservation's blocks back. Only when no transfer can still write them."""
+        ...
+
+    def state_of(self, sequence: SequenceId) -> SequenceState:
+        """The state of a HELD or running sequence, its latest token included."""
+        ...
+
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        ...
+
+    def step(self) -> StepReport:
+        """Schedule, run and sample once. Never raises for one sequence's sake: see StepReport.failed."""
+        ...
+
+    def load(self) -> WorkerLoad:
+        """How busy the engine is; lifecycle and leases are filled in by the worker."""
+        ...
+
+    def blocks(self) -> BlockCounts: ...
+
+    def take_prefix_change(self) -> PrefixChange: ...
+
+    def listen(self, listener: GroupListener) -> None:
+        """Set who hears of finished layer groups of sequences added with `hold`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What a loaded model is, in plain values."""
+
+    name: str
+    fingerprint: str
+    vocabulary: int
+    eos_token_ids: tuple[int, ...]
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: str
+    dtype_bytes: int
+    sequence_tokens_max: int
+    device: str
+    architecture: str = ""
+    notes: tuple[str, ...] = field(default=())

@@ -1,0 +1,1 @@
+"""What only prefill does: reserve at the decode worker, push layer groups while computing, commit."""

@@ -1,0 +1,1 @@
+"""Logs, metrics and traces; each can be off, and off costs nothing."""

@@ -1,0 +1,1 @@
+"""Generated from sluice.proto by `make proto`; never edited by hand."""
