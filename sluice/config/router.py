@@ -1,0 +1,54 @@
+"""Settings of a router process. Every field has a default that works on one machine."""
+
+from dataclasses import dataclass, field
+
+from sluice.config.telemetry import TelemetryConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmissionConfig:
+    """How much work a router accepts before it says no."""
+
+    queue_requests_max: int = 1024  # waiting for placement
+    queue_tokens_max: int = 4_000_000
+    inflight_sequences_max: int = 4096
+    request_timeout_s: float = 600.0
+    queue_timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementConfig:
+    """When to split a request over two workers."""
+
+    disaggregate_tokens_min: int = 64  # uncached prompt tokens below which one worker does all
+    attempts_max: int = 4  # placements of one sequence, the first included
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SloConfig:
+    """Objectives against which goodput is counted."""
+
+    ttft_s: float = 1.0
+    tpot_s: float = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterConfig:
+    """One router process."""
+
+    model_path: str  # directory with tokenizer and config; weights are not read
+    model_name: str = ""  # as clients call it; empty: the directory's name
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    body_bytes_max: int = 4 * 1024 * 1024
+    choices_max: int = 16
+    prompts_max: int = 64  # prompts in one completions call
+    stream_buffer_tokens_max: int = 4096  # unread by a slow client before it is cut off
+    heartbeat_s: float = 1.0
+    worker_expiry_s: float = 5.0
+    records_max: int = 1000
+    admission: AdmissionConfig = field(default_factory=AdmissionConfig)
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
+    slo: SloConfig = field(default_factory=SloConfig)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)

@@ -1,0 +1,226 @@
+"""Protobuf to domain and back, for everything workers and routers say to each other.
+
+Decides nothing and performs no I/O. A malformed message raises InvalidRequestError through the
+domain types' own checks.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from sluice.domain.block_hash import HASH_BYTES
+from sluice.domain.ids import BlockHash, BootId, Epoch, RequestId, RouterId, SequenceId, WorkerId
+from sluice.domain.kv import KvGeometry
+from sluice.domain.load import WorkerInfo, WorkerLoad
+from sluice.domain.role import Lifecycle, Role
+from sluice.domain.sampling import SamplingParams
+from sluice.domain.sequence import SequenceState
+from sluice.wire.gen import sluice_pb2 as pb
+from sluice.wire.version import WIRE_VERSION
+
+
+def hashes_to_wire(hashes: Iterable[BlockHash]) -> bytes:
+    """Hashes, concatenated."""
+    return b"".join(hashes)
+
+
+def hashes_from_wire(packed: bytes) -> tuple[BlockHash, ...]:
+    """The hashes of a concatenation; a trailing partial one is a bug of the sender and refused."""
+    assert len(packed) % HASH_BYTES == 0, "hashes are 16 bytes each"
+    return tuple(BlockHash(packed[i : i + HASH_BYTES]) for i in range(0, len(packed), HASH_BYTES))
+
+
+def sampling_to_wire(params: SamplingParams) -> pb.SamplingParams:
+    """Every field set: between our own processes nothing is left to defaults."""
+    message = pb.SamplingParams(
+        max_tokens=params.max_tokens,
+        min_tokens=params.min_tokens,
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        repetition_penalty=params.repetition_penalty,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        seed=params.seed,
+        stop_token_ids=params.stop_token_ids,
+        ignore_eos=params.ignore_eos,
+        top_logprobs=params.top_logprobs,
+    )
+    for token, bias in params.logit_bias:
+        message.logit_bias[token] = bias
+    return message
+
+
+def sampling_from_wire(message: pb.SamplingParams) -> SamplingParams:
+    """The inverse of `sampling_to_wire`."""
+    return SamplingParams(
+        max_tokens=message.max_tokens,
+        min_tokens=message.min_tokens,
+        temperature=message.temperature,
+        top_k=message.top_k,
+        top_p=message.top_p,
+        min_p=message.min_p,
+        repetition_penalty=message.repetition_penalty,
+        presence_penalty=message.presence_penalty,
+        frequency_penalty=message.frequency_penalty,
+        logit_bias=tuple(sorted(message.logit_bias.items())),
+        seed=message.seed,
+        stop_token_ids=tuple(message.stop_token_ids),
+        ignore_eos=message.ignore_eos,
+        top_logprobs=message.top_logprobs if message.HasField("top_logprobs") else None,
+    )
+
+
+def state_to_wire(state: SequenceState) -> pb.SequenceState:
+    """The whole state of a sequence as one message."""
+    return pb.SequenceState(
+        sequence=state.sequence,
+        request=state.request,
+        router=state.router,
+        epoch=state.epoch,
+        tokens=state.tokens,
+        prompt_tokens=state.prompt_tokens,
+        unit_hashes=hashes_to_wire(state.unit_hashes),
+        root=state.root,
+        sampling=sampling_to_wire(state.sampling),
+        traceparent=state.traceparent,
+    )
+
+
+def state_from_wire(message: pb.SequenceState) -> SequenceState:
+    """The inverse of `state_to_wire`."""
+    return SequenceState(
+        sequence=SequenceId(message.sequence),
+        request=RequestId(message.request),
+        router=RouterId(message.router),
+        epoch=Epoch(message.epoch),
+        tokens=tuple(message.tokens),
+        prompt_tokens=message.prompt_tokens,
+        unit_hashes=hashes_from_wire(message.unit_hashes),
+        root=BlockHash(message.root),
+        sampling=sampling_from_wire(message.sampling),
+        traceparent=message.traceparent,
+    )
+
+
+def info_to_wire(info: WorkerInfo) -> pb.Register:
+    """What a worker says when it joins."""
+    return pb.Register(
+        worker=info.worker,
+        boot=info.boot,
+        role=info.role.value,
+        model=info.model,
+        model_fingerprint=info.model_fingerprint,
+        kv_address=info.kv_address,
+        block_tokens=info.block_tokens,
+        blocks=info.blocks,
+        sequence_tokens_max=info.sequence_tokens_max,
+        batch_sequences_max=info.batch_sequences_max,
+        device=info.device,
+        metrics_address=info.metrics_address,
+        wire_version=WIRE_VERSION,
+    )
+
+
+def info_from_wire(message: pb.Register) -> WorkerInfo:
+    """The inverse of `info_to_wire`."""
+    return WorkerInfo(
+        worker=WorkerId(message.worker),
+        boot=BootId(message.boot),
+        role=Role(message.role),
+        model=message.model,
+        model_fingerprint=message.model_fingerprint,
+        kv_address=message.kv_address,
+        block_tokens=message.block_tokens,
+        blocks=message.blocks,
+        sequence_tokens_max=message.sequence_tokens_max,
+        batch_sequences_max=message.batch_sequences_max,
+        device=message.device,
+        metrics_address=message.metrics_address,
+    )
+
+
+def load_to_wire(load: WorkerLoad) -> pb.Heartbeat:
+    """How busy a worker is, for its routers."""
+    return pb.Heartbeat(
+        lifecycle=load.lifecycle.value,
+        waiting_sequences=load.waiting_sequences,
+        running_sequences=load.running_sequences,
+        waiting_prefill_tokens=load.waiting_prefill_tokens,
+        context_tokens=load.context_tokens,
+        free_blocks=load.free_blocks,
+        cached_blocks=load.cached_blocks,
+        reserved_blocks=load.reserved_blocks,
+        leases=load.leases,
+        step_s=load.step_s,
+        tokens_total=load.tokens_total,
+    )
+
+
+def load_from_wire(message: pb.Heartbeat) -> WorkerLoad:
+    """The inverse of `load_to_wire`."""
+    return WorkerLoad(
+        lifecycle=Lifecycle(message.lifecycle),
+        waiting_sequences=message.waiting_sequences,
+        running_sequences=message.running_sequences,
+        waiting_prefill_tokens=message.waiting_prefill_tokens,
+        context_tokens=message.context_tokens,
+        free_blocks=message.free_blocks,
+        cached_blocks=message.cached_blocks,
+        reserved_blocks=message.reserved_blocks,
+        leases=message.leases,
+        step_s=message.step_s,
+        tokens_total=message.tokens_total,
+    )
+
+
+def geometry_to_wire(geometry: KvGeometry) -> pb.KvGeometry:
+    """A pool's shape."""
+    return pb.KvGeometry(
+        layers=geometry.layers,
+        group_layers=geometry.group_layers,
+        heads=geometry.heads,
+        head_dim=geometry.head_dim,
+        block_tokens=geometry.block_tokens,
+        blocks=geometry.blocks,
+        dtype=geometry.dtype,
+        dtype_bytes=geometry.dtype_bytes,
+        rank=geometry.rank,
+        ranks=geometry.ranks,
+    )
+
+
+def geometry_from_wire(message: pb.KvGeometry) -> KvGeometry:
+    """The inverse of `geometry_to_wire`."""
+    return KvGeometry(
+        layers=message.layers,
+        group_layers=message.group_layers,
+        heads=message.heads,
+        head_dim=message.head_dim,
+        block_tokens=message.block_tokens,
+        blocks=message.blocks,
+        dtype=message.dtype,
+        dtype_bytes=message.dtype_bytes,
+        rank=message.rank,
+        ranks=message.ranks,
+    )
+
+
+def hello_to_wire(
+    *,
+    worker: WorkerId,
+    boot: BootId,
+    model_fingerprint: str,
+    geometry: KvGeometry,
+    region_bytes: int,
+    infos: Sequence[tuple[str, bytes]],
+) -> pb.PeerHello:
+    """What a worker tells a peer it has not met."""
+    return pb.PeerHello(
+        worker=worker,
+        boot=boot,
+        wire_version=WIRE_VERSION,
+        model_fingerprint=model_fingerprint,
+        geometry=geometry_to_wire(geometry),
+        region_bytes=region_bytes,
+        transports=[pb.TransportInfo(name=name, info=info) for name, info in infos],
+    )

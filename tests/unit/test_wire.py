@@ -1,0 +1,100 @@
+"""What crosses the wire arrives as it left."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluice.domain.block_hash import extend_chain, hashes_of_blocks, root_hash
+from sluice.domain.ids import BootId, Epoch, RequestId, RouterId, SequenceId, WorkerId
+from sluice.domain.kv import KvGeometry
+from sluice.domain.load import WorkerInfo, WorkerLoad
+from sluice.domain.role import Lifecycle, Role
+from sluice.domain.sampling import SamplingParams
+from sluice.domain.sequence import SequenceState
+from sluice.wire import convert
+from sluice.wire.gen import sluice_pb2 as pb
+
+SAMPLING = st.builds(
+    SamplingParams,
+    max_tokens=st.integers(5, 1000),
+    min_tokens=st.integers(0, 5),
+    temperature=st.floats(0, 2),
+    top_k=st.integers(0, 100),
+    top_p=st.floats(0.01, 1),
+    min_p=st.floats(0, 1),
+    logit_bias=st.dictionaries(st.integers(0, 99), st.floats(-100, 100), max_size=3).map(
+        lambda biases: tuple(sorted(biases.items()))
+    ),
+    seed=st.integers(0, 2**64 - 1),
+    stop_token_ids=st.lists(st.integers(0, 99), max_size=3).map(tuple),
+    ignore_eos=st.booleans(),
+    top_logprobs=st.none() | st.integers(0, 20),
+)
+
+
+@given(SAMPLING, st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=80), st.data())
+def test_a_sequence_state_survives_the_wire(sampling: SamplingParams, tokens: list[int], data: st.DataObject) -> None:
+    root = root_hash(model_fingerprint="m", salt="")
+    state = SequenceState(
+        sequence=SequenceId(2**63 + 5),
+        request=RequestId("cmpl-1"),
+        router=RouterId("r"),
+        epoch=Epoch(3),
+        tokens=tuple(tokens),
+        prompt_tokens=data.draw(st.integers(1, len(tokens))),
+        unit_hashes=tuple(extend_chain(root, tokens)),
+        root=root,
+        sampling=sampling,
+        traceparent="00-aa-bb-01",
+    )
+    message = pb.SequenceState.FromString(convert.state_to_wire(state).SerializeToString())
+    assert convert.state_from_wire(message) == state
+
+
+def test_a_worker_survives_the_wire() -> None:
+    info = WorkerInfo(
+        worker=WorkerId("w"),
+        boot=BootId("b"),
+        role=Role.DECODE,
+        model="m",
+        model_fingerprint="f",
+        kv_address="h:1",
+        block_tokens=16,
+        blocks=10,
+        sequence_tokens_max=100,
+        batch_sequences_max=4,
+        device="cpu",
+    )
+    assert convert.info_from_wire(convert.info_to_wire(info)) == info
+    load = WorkerLoad(lifecycle=Lifecycle.DRAINING, waiting_sequences=3, step_s=0.5, tokens_total=2**40)
+    assert convert.load_from_wire(convert.load_to_wire(load)) == load
+
+
+def test_a_geometry_survives_the_wire() -> None:
+    geometry = KvGeometry(
+        layers=5,
+        group_layers=2,
+        heads=2,
+        head_dim=8,
+        block_tokens=32,
+        blocks=7,
+        dtype="float32",
+        dtype_bytes=4,
+        rank=1,
+        ranks=2,
+    )
+    assert convert.geometry_from_wire(convert.geometry_to_wire(geometry)) == geometry
+
+
+@given(st.lists(st.integers(0, 9), max_size=200), st.sampled_from([16, 32, 64]))
+def test_blocks_of_every_size_share_one_chain(tokens: list[int], block_tokens: int) -> None:
+    units = extend_chain(root_hash(model_fingerprint="m", salt="s"), tokens)
+    blocks = hashes_of_blocks(units, block_tokens=block_tokens)
+    assert len(units) == len(tokens) // 16
+    assert len(blocks) == len(tokens) // block_tokens
+    for i, block in enumerate(blocks):
+        assert block == units[(i + 1) * block_tokens // 16 - 1]
+
+
+def test_tenants_and_models_never_share_a_prefix() -> None:
+    roots = {root_hash(model_fingerprint=m, salt=s) for m, s in [("a", "b"), ("ab", ""), ("a", ""), ("b", "b")]}
+    assert len(roots) == 4
