@@ -1,0 +1,215 @@
+"""What each process counts, bound once so that counting is an addition.
+
+RouterMetrics and WorkerMetrics turn the table of `metric_table.py` into Prometheus
+instruments on a registry of their own; `exposition()` is the text of `/metrics`. Decides no
+names and keeps no history. Served by `metrics_server.py`.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+from sluice.telemetry import tracing
+from sluice.telemetry.histogram import Histogram, HistogramChild
+from sluice.telemetry.metric_table import (
+    PROCESS_METRICS,
+    ROUTER_METRICS,
+    WORKER_METRICS,
+    BlockState,
+    Direction,
+    HandoffResult,
+    MetricSpec,
+    Objective,
+    Outcome,
+    PlacementKind,
+)
+
+
+class _Instruments:
+    """The table's rows as live instruments on one registry."""
+
+    def __init__(self, specs: Iterable[MetricSpec]) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        self._specs = {spec.name: spec for spec in (*specs, *PROCESS_METRICS)}
+        self.gauge("sluice_dropped_spans").set_function(tracing.dropped_spans)
+
+    def counter(self, name: str) -> Counter:
+        spec = self._specs[name]
+        return Counter(spec.name, spec.meaning, spec.labels, registry=self.registry)
+
+    def gauge(self, name: str) -> Gauge:
+        spec = self._specs[name]
+        return Gauge(spec.name, spec.meaning, spec.labels, registry=self.registry)
+
+    def histogram(self, name: str) -> Histogram:
+        spec = self._specs[name]
+        family = Histogram(spec.name, spec.meaning, labels=spec.labels, bounds=spec.buckets)
+        self.registry.register(family)
+        return family
+
+
+class RouterMetrics:
+    """Everything one router counts. Any thread may call any method."""
+
+    def __init__(self, *, queue_requests_max: int) -> None:
+        make = _Instruments(ROUTER_METRICS)
+        self._registry = make.registry
+        requests, misses = make.counter("sluice_requests"), make.counter("sluice_slo_misses")
+        placements, handoffs = make.counter("sluice_placements"), make.counter("sluice_handoffs")
+        self._requests = {outcome: requests.labels(outcome.value) for outcome in Outcome}
+        self._misses = {objective: misses.labels(objective.value) for objective in Objective}
+        self._placements = {kind: placements.labels(kind.value) for kind in PlacementKind}
+        self._handoffs = {result: handoffs.labels(result.value) for result in HandoffResult}
+        self._ttft = make.histogram("sluice_ttft_seconds").labels()
+        self._tpot = make.histogram("sluice_tpot_seconds").labels()
+        self._itl = make.histogram("sluice_itl_seconds").labels()
+        self._request = make.histogram("sluice_request_seconds").labels()
+        self._queue = make.histogram("sluice_queue_seconds").labels()
+        self._goodput = make.counter("sluice_goodput_requests")
+        self._prompt_tokens = make.counter("sluice_prompt_tokens")
+        self._cached_tokens = make.counter("sluice_cached_tokens")
+        self._output_tokens = make.counter("sluice_output_tokens")
+        self._workers = make.gauge("sluice_workers")
+        self.queue_requests = make.gauge("sluice_queue_requests")
+        self.inflight_requests = make.gauge("sluice_inflight_requests")
+        make.gauge("sluice_queue_requests_max").set(queue_requests_max)
+
+    def placed(self, kind: PlacementKind, *, queue_s: float) -> None:
+        """A sequence got its workers after waiting `queue_s`."""
+        self._placements[kind].inc()
+        self._queue.observe(queue_s)
+
+    def handed_off(self, result: HandoffResult) -> None:
+        """A handoff ended."""
+        self._handoffs[result].inc()
+
+    def first_token(self, *, ttft_s: float) -> None:
+        """The first token of a request was sent."""
+        self._ttft.observe(ttft_s)
+        self._output_tokens.inc()
+
+    def more_tokens(self, gaps_s: Sequence[float]) -> None:
+        """Tokens after the first were sent, each with the gap before it; call once per message, not per token."""
+        self._itl.observe_many(gaps_s)
+        self._output_tokens.inc(len(gaps_s))
+
+    def prompt(self, *, prompt_tokens: int, cached_tokens: int) -> None:
+        """A request's prompt was computed, `cached_tokens` of it found in a prefix cache."""
+        self._prompt_tokens.inc(prompt_tokens)
+        self._cached_tokens.inc(cached_tokens)
+
+    def ended(
+        self, outcome: Outcome, *, request_s: float, tpot_s: float | None = None, missed: Sequence[Objective] = ()
+    ) -> None:
+        """A request ended, missing the objectives `missed`. `tpot_s` is None with fewer than two output tokens."""
+        self._requests[outcome].inc()
+        if outcome is Outcome.COMPLETED:
+            self._request.observe(request_s)
+            if tpot_s is not None:
+                self._tpot.observe(tpot_s)
+            if not missed:
+                self._goodput.inc()
+        for objective in missed:
+            self._misses[objective].inc()
+
+    def set_workers(self, role: str, *, workers: int) -> None:
+        """How many workers of `role` are joined and ready."""
+        self._workers.labels(role).set(workers)
+
+    def exposition(self) -> bytes:
+        """The Prometheus text format, version 0.0.4."""
+        return generate_latest(self._registry)
+
+
+class _TransferCounters:
+    """The counters of one (transport, direction)."""
+
+    __slots__ = ("bytes", "done", "failed", "seconds")
+
+    def __init__(
+        self, *, transfers: Counter, moved: Counter, seconds: Histogram, transport: str, direction: Direction
+    ) -> None:
+        self.done = transfers.labels(transport, direction.value, "done")
+        self.failed = transfers.labels(transport, direction.value, "failed")
+        self.bytes = moved.labels(transport, direction.value)
+        self.seconds: HistogramChild = seconds.labels(transport, direction.value)
+
+
+class WorkerMetrics:
+    """Everything one worker counts. Any thread may call any method."""
+
+    def __init__(self) -> None:
+        make = _Instruments(WORKER_METRICS)
+        self._registry = make.registry
+        blocks = make.gauge("sluice_kv_blocks")
+        self._blocks = {state: blocks.labels(state.value) for state in BlockState}
+        self._transfers = make.counter("sluice_transfers")
+        self._transfer_bytes = make.counter("sluice_transfer_bytes")
+        self._transfer_seconds = make.histogram("sluice_transfer_seconds")
+        self._links: dict[tuple[str, Direction], _TransferCounters] = {}
+        self._step = make.histogram("sluice_step_seconds").labels()
+        self._batch = make.histogram("sluice_batch_sequences").labels()
+        self._exposed = make.histogram("sluice_handoff_exposed_seconds").labels()
+        self._preemptions = make.counter("sluice_preemptions")
+        self._prefill_tokens = make.counter("sluice_prefill_tokens")
+        self._decode_tokens = make.counter("sluice_decode_tokens")
+        self._failures = make.counter("sluice_sequence_failures")
+        self.leases = make.gauge("sluice_leases")
+        self.quarantined_bytes = make.gauge("sluice_quarantined_bytes")
+        self.running_sequences = make.gauge("sluice_running_sequences")
+        self.waiting_sequences = make.gauge("sluice_waiting_sequences")
+        self.ready = make.gauge("sluice_ready")
+
+    def stepped(
+        self, *, seconds: float, prefill_tokens: int, decode_sequences: int, preempted: int, failed: int
+    ) -> None:
+        """One engine step ended; the numbers of an engine's StepReport."""
+        self._step.observe(seconds)
+        if decode_sequences:
+            self._batch.observe(decode_sequences)
+            self._decode_tokens.inc(decode_sequences)
+        if prefill_tokens:
+            self._prefill_tokens.inc(prefill_tokens)
+        if preempted:
+            self._preemptions.inc(preempted)
+        if failed:
+            self._failures.inc(failed)
+
+    def set_blocks(self, *, free: int, cached: int, active: int, held: int, reserved: int) -> None:
+        """Where every block of the pool is now; call per heartbeat, not per step."""
+        self._blocks[BlockState.FREE].set(free)
+        self._blocks[BlockState.CACHED].set(cached)
+        self._blocks[BlockState.ACTIVE].set(active)
+        self._blocks[BlockState.HELD].set(held)
+        self._blocks[BlockState.RESERVED].set(reserved)
+
+    def transferred(self, *, transport: str, direction: Direction, moved_bytes: int, seconds: float) -> None:
+        """A transfer over `transport` completed."""
+        link = self._link(transport, direction)
+        link.done.inc()
+        link.bytes.inc(moved_bytes)
+        link.seconds.observe(seconds)
+
+    def transfer_failed(self, *, transport: str, direction: Direction) -> None:
+        """A transfer over `transport` did not complete."""
+        self._link(transport, direction).failed.inc()
+
+    def handed_off(self, *, exposed_s: float) -> None:
+        """A decode worker took a sequence over, `exposed_s` after its first token was chosen."""
+        self._exposed.observe(exposed_s)
+
+    def exposition(self) -> bytes:
+        """The Prometheus text format, version 0.0.4."""
+        return generate_latest(self._registry)
+
+    def _link(self, transport: str, direction: Direction) -> _TransferCounters:
+        link = self._links.get((transport, direction))
+        if link is None:
+            link = self._links[transport, direction] = _TransferCounters(
+                transfers=self._transfers,
+                moved=self._transfer_bytes,
+                seconds=self._transfer_seconds,
+                transport=transport,
+                direction=direction,
+            )
+        return link
