@@ -32,7 +32,7 @@ class LogFormat(Enum):
     """For machines, or for a person at a terminal."""
 
     JSON = "json"
-    CONSOLE = "console"
+    TEXT = "text"
 
 
 def configure_logs(
@@ -50,8 +50,8 @@ def configure_logs(
     match log_format:
         case LogFormat.JSON:
             handler.setFormatter(_JsonFormatter())
-        case LogFormat.CONSOLE:
-            handler.setFormatter(_ConsoleFormatter())
+        case LogFormat.TEXT:
+            handler.setFormatter(_TextFormatter())
         case _:
             assert_never(log_format)
     root = logging.getLogger()
@@ -90,7 +90,7 @@ class _JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
-class _ConsoleFormatter(logging.Formatter):
+class _TextFormatter(logging.Formatter):
     """A line a person can scan: time, level, who, message, fields."""
 
     def format(self, record: logging.LogRecord) -> str:

@@ -7,7 +7,7 @@ names and keeps no history. Served by `metrics_server.py`.
 
 from collections.abc import Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
 
 from sluice.telemetry import tracing
 from sluice.telemetry.histogram import Histogram, HistogramChild
@@ -29,6 +29,8 @@ class _Instruments:
     """The table's rows as live instruments on one registry."""
 
     def __init__(self, specs: Iterable[MetricSpec]) -> None:
+        # Creation times double the exposition and have no reader.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it unannotated
         self.registry = CollectorRegistry(auto_describe=False)
         self._specs = {spec.name: spec for spec in (*specs, *PROCESS_METRICS)}
         self.gauge("sluice_dropped_spans").set_function(tracing.dropped_spans)

@@ -91,7 +91,8 @@ class BatchExporter:
     """A SpanCollector that owns a sink and the thread that feeds it. Every method may be called from any thread."""
 
     def __init__(self, sink: Sink, *, resource: Attributes) -> None:
-        self.dropped_spans = 0
+        self._refused_spans = 0  # written by threads that end spans
+        self._undelivered_spans = 0  # written by the exporting thread
         self._sink = sink
         self._resource = [_key_value(key, value) for key, value in resource.items()]
         self._queue: deque[RecordingSpan] = deque()
@@ -101,10 +102,15 @@ class BatchExporter:
         self._thread = threading.Thread(target=self._run, name="sluice-traces", daemon=True)
         self._thread.start()
 
+    @property
+    def dropped_spans(self) -> int:
+        """Spans lost so far."""
+        return self._refused_spans + self._undelivered_spans
+
     def accept(self, span: RecordingSpan) -> None:
         """Queue a finished span; drop and count it when the queue is full."""
         if len(self._queue) >= QUEUE_SPANS_MAX or self._stopping:
-            self.dropped_spans += 1
+            self._refused_spans += 1
             return
         self._queue.append(span)
         if len(self._queue) == BATCH_SPANS_MAX:
@@ -130,7 +136,7 @@ class BatchExporter:
             try:
                 self._sink.write(encode_batch(batch, resource=self._resource))
             except (OSError, http.client.HTTPException) as error:
-                self.dropped_spans += len(batch)
+                self._undelivered_spans += len(batch)
                 if not self._is_failing:
                     _log.warning("traces are not delivered: %s; spans are dropped until this ends", error)
                 self._is_failing = True
