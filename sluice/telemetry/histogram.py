@@ -1,8 +1,8 @@
 """A histogram cheap enough for every token: one bisection and three additions per value.
 
-Collected by prometheus_client like its own kinds. Theirs takes a lock and a scan per value,
-which at one gap per streamed token was a twentieth of the router's time. Never labels values
-one by one: the children are made when the histogram is. Next: `metrics.py`.
+Collected by prometheus_client like its own kinds. Theirs takes a lock and a scan per value;
+counting a message's gaps together costs a fifth of that, which at one gap per streamed token
+is two percent of the router (`benchmarks/telemetry.py`). Decides no names. Next: `metrics.py`.
 """
 
 import math

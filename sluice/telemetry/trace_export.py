@@ -14,7 +14,7 @@ import urllib.parse
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol, assert_never
+from typing import Any, Final, Protocol
 
 import orjson
 
@@ -30,6 +30,7 @@ _KIND_INTERNAL: Final = 1
 _KIND_SERVER: Final = 2
 _STATUS_ERROR: Final = 2
 _OK_STATUS_END: Final = 300
+_PLAIN_FIELDS: Final[dict[type, str]] = {str: "stringValue", bool: "boolValue", float: "doubleValue"}
 
 _log = logging.getLogger(__name__)
 
@@ -146,8 +147,11 @@ class BatchExporter:
 
 def encode_batch(spans: Sequence[RecordingSpan], *, resource: list[dict[str, Any]]) -> bytes:
     """One OTLP ExportTraceServiceRequest as JSON, without a line end."""
-    scope_spans = {"scope": {"name": "sluice"}, "spans": [_span_json(span) for span in spans]}
-    return orjson.dumps({"resourceSpans": [{"resource": {"attributes": resource}, "scopeSpans": [scope_spans]}]})
+    scope_spans = {"scope": {"name": "sluice"}, "spans": spans}
+    request = {"resourceSpans": [{"resource": {"attributes": resource}, "scopeSpans": [scope_spans]}]}
+    # Spans become dictionaries one by one while the text is written: a list of them all would
+    # cost as much again in garbage collection.
+    return orjson.dumps(request, default=_span_json)
 
 
 def _span_json(span: RecordingSpan) -> dict[str, Any]:
@@ -168,16 +172,10 @@ def _span_json(span: RecordingSpan) -> dict[str, Any]:
 
 
 def _key_value(key: str, value: AttributeValue) -> dict[str, Any]:
-    match value:
-        case bool():
-            return {"key": key, "value": {"boolValue": value}}
-        case str():
-            return {"key": key, "value": {"stringValue": value}}
-        case int():
-            return {"key": key, "value": {"intValue": str(value)}}
-        case float():
-            return {"key": key, "value": {"doubleValue": value}}
-        case Sequence():
-            return {"key": key, "value": {"arrayValue": {"values": [{"stringValue": item} for item in value]}}}
-        case _:
-            assert_never(value)
+    field = _PLAIN_FIELDS.get(type(value))
+    if field is not None:
+        return {"key": key, "value": {field: value}}
+    if isinstance(value, int):
+        return {"key": key, "value": {"intValue": str(value)}}  # 64 bits do not fit a JSON number
+    assert isinstance(value, Sequence), "attributes are text, numbers, booleans or sequences of text"
+    return {"key": key, "value": {"arrayValue": {"values": [{"stringValue": item} for item in value]}}}
