@@ -1,1 +1,1 @@
-"""Moving KV bytes between workers: leased, fenced, verified, never twice; read `transport.py` and `handoff.py` first."""
+"""Moving KV bytes between workers: leased, fenced, verified; read `transport.py` and `handoff.py` first."""

@@ -1,7 +1,8 @@
 """What every byte mover must do. Backends: inproc, shm, tcp, nixl; `mover.py` drives them.
 
 A transport writes ranges of one local region into one peer's region (push). It knows offsets
-and lengths, nothing of tokens or layers: `plan.py` makes those. One thread owns a transport.
+and lengths, nothing of tokens or layers: `plan.py` makes those. One thread owns a transport;
+`allow` and `revoke` alone may be called from any thread, so that a receiver never waits for it.
 
     submit ---> ACTIVE ---> DONE        every byte is in the peer's region
                    |------> FAILED      it is not, and nothing more will be written
