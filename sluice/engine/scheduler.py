@@ -1,0 +1,337 @@
+"""Which sequences run in the next step, with how many tokens, on which blocks.
+
+Decides as Sarathi-Serve does (Agrawal et al., OSDI 2024): every decode first, then the rest of
+half-done prefills, then new prompts, in order of arrival, in chunks under one token budget.
+Never sees a tensor, a clock or a random number. The caller runs a plan and reports back:
+
+    plan() -> StepPlan -> [forward] -> note_computed(work) -> accept(token) or fail() per sample
+
+Blocks for a whole prompt are taken when it is admitted, so a prefill always finishes; a decode
+grows block by block. When blocks run out, the sequence that arrived last is preempted and
+later recomputed, never one that is HELD or will be: another worker may be reading its blocks.
+Next: `handover.py` for reservations, `block_pool.py` for the blocks, `engine.py` for the caller.
+"""
+
+from bisect import insort
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from sluice.domain.ids import BlockHash, BlockId, SequenceId
+from sluice.domain.kv import KvGeometry
+from sluice.domain.role import FinishReason
+from sluice.domain.sequence import SequenceState
+from sluice.engine.block_pool import BlockPool
+from sluice.engine.contract import EngineLimits
+from sluice.engine.sequence import LiveSequence, Phase
+from sluice.errors import IllegalTransitionError, InvalidRequestError, OverloadedError
+
+PASSED_OVER_MAX: Final = 64
+"""How many waiting sequences one step passes over because their prefix is being computed."""
+
+RETRY_AFTER_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Compute the KV of tokens [first, end) of one sequence in this step."""
+
+    sequence: LiveSequence
+    first: int
+    end: int
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are computed."""
+        return self.end - self.first
+
+    @property
+    def samples(self) -> bool:
+        """Whether the last computed token is the sequence's last: then the next one is chosen."""
+        return self.end == len(self.sequence.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One step's work. Decodes compute one token each."""
+
+    decodes: tuple[Work, ...]
+    prefills: tuple[Work, ...]
+    preempted: int
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Tokens computed by prefills."""
+        return sum(work.tokens for work in self.prefills)
+
+
+class Scheduler:
+    """The sequences of one engine and their blocks. One thread owns it."""
+
+    def __init__(self, *, geometry: KvGeometry, limits: EngineLimits) -> None:
+        assert limits.step_tokens_max > limits.batch_sequences_max, "a full batch of decodes would starve prefills"
+        self._geometry = geometry
+        self._limits = limits
+        self._block_tokens = geometry.block_tokens
+        self.pool = BlockPool(geometry.blocks)
+        self._live: dict[SequenceId, LiveSequence] = {}
+        self._waiting: list[LiveSequence] = []  # both lists in order of arrival
+        self._running: list[LiveSequence] = []
+        self._in_flight: dict[BlockHash, SequenceId] = {}  # full blocks that running prefills will publish
+        self._arrivals = 0
+
+    # ---- what the outside asks for
+
+    def add(self, state: SequenceState, *, hold: bool) -> None:
+        """Queue a sequence. Raises InvalidRequestError if it can never fit, OverloadedError if the queue is full."""
+        self.check_new(state)
+        if len(self._waiting) >= self._limits.waiting_sequences_max:
+            raise OverloadedError("the engine's waiting queue is full", retry_after_s=RETRY_AFTER_S)
+        sequence = self._accept_sequence(state, hold=hold)
+        insort(self._waiting, sequence, key=_by_arrival)
+
+    def check_absent(self, sequence_id: SequenceId) -> None:
+        """Raise InvalidRequestError if `sequence_id` is live."""
+        if sequence_id in self._live:
+            remedy = "give every sequence its own id"
+            raise InvalidRequestError(field="sequence", problem=f"{sequence_id} is already here", remedy=remedy)
+
+    def check_new(self, state: SequenceState) -> None:
+        """Raise InvalidRequestError if `state` could not be served even on an idle engine."""
+        self.check_absent(state.sequence)
+        longest = self._limits.sequence_tokens_max
+        if len(state.tokens) >= longest:
+            remedy = f"send at most {longest - 1} tokens, so that one can follow"
+            raise InvalidRequestError(field="prompt", problem=f"has {len(state.tokens)} tokens", remedy=remedy)
+        if state.output_tokens >= state.sampling.max_tokens:
+            remedy = "ask for more tokens than the sequence already has"
+            raise InvalidRequestError(
+                field="max_tokens", problem=f"{state.output_tokens} are chosen already", remedy=remedy
+            )
+
+    def adopt(self, state: SequenceState, *, blocks: list[BlockId], computed: int) -> None:
+        """Start decoding a sequence whose KV of tokens [0, computed) is in `blocks`, referenced for it."""
+        sequence = self._accept_sequence(state, hold=False)
+        sequence.blocks = blocks
+        sequence.computed = computed
+        sequence.phase = Phase.DECODE
+        self._publish(sequence)
+        insort(self._running, sequence, key=_by_arrival)
+
+    def resume(self, sequence_id: SequenceId) -> None:
+        """HELD -> decode here."""
+        sequence = self._held(sequence_id, event="resume")
+        sequence.hold = False
+        sequence.phase = Phase.DECODE
+        insort(self._running, sequence, key=_by_arrival)
+
+    def release(self, sequence_id: SequenceId) -> None:
+        """HELD -> gone; full blocks stay cached."""
+        self._forget(self._held(sequence_id, event="release"))
+
+    def abort(self, sequence_id: SequenceId) -> None:
+        """Forget a sequence in any phase; unknown ones are ignored."""
+        sequence = self._live.get(sequence_id)
+        if sequence is not None:
+            self._forget(sequence)
+
+    def find(self, sequence_id: SequenceId) -> LiveSequence:
+        """A live sequence. Raises IllegalTransitionError for one that is not here."""
+        sequence = self._live.get(sequence_id)
+        if sequence is None:
+            raise IllegalTransitionError(state="UNKNOWN", event=f"state_of {sequence_id}")
+        return sequence
+
+    def has_work(self) -> bool:
+        """Whether plan() would find something to do, blocks permitting."""
+        return bool(self._running or self._waiting)
+
+    # ---- one step
+
+    def plan(self) -> StepPlan:
+        """Choose the next step's work and take the blocks for it."""
+        decoding, preempted = self._grow_decodes()
+        budget = self._limits.step_tokens_max - len(decoding)
+        prefills: list[Work] = []
+        for sequence in self._running:
+            if sequence.phase is Phase.PREFILL and budget > 0:
+                budget -= _take_chunk(sequence, budget, prefills)
+        if preempted == 0 and budget > 0:
+            for sequence in self._admit():
+                budget -= _take_chunk(sequence, budget, prefills)
+                if budget <= 0:
+                    break
+        decodes = tuple(Work(sequence, sequence.computed, sequence.computed + 1) for sequence in decoding)
+        return StepPlan(decodes=decodes, prefills=tuple(prefills), preempted=preempted)
+
+    def note_computed(self, work: Work) -> None:
+        """The KV that `work` names is written."""
+        sequence = work.sequence
+        sequence.computed = work.end
+        self._publish(sequence)
+
+    def accept(self, sequence: LiveSequence, *, token: int, finish: FinishReason | None) -> None:
+        """The next token of a sequence whose tokens are all computed; with `finish` it is the last."""
+        sequence.tokens.append(token)
+        if finish is not None:
+            self._forget(sequence)
+        elif sequence.hold:
+            self._running.remove(sequence)
+            sequence.phase = Phase.HELD
+        else:
+            sequence.phase = Phase.DECODE
+
+    def fail(self, sequence: LiveSequence) -> list[BlockId]:
+        """Give a sequence up whose KV may be wrong; returns the blocks that only it used."""
+        private = [block for block in sequence.blocks if self.pool.is_private(block)]
+        self.pool.unpublish(private)
+        self._forget(sequence)
+        return private
+
+    # ---- how it is done
+
+    def _accept_sequence(self, state: SequenceState, *, hold: bool) -> LiveSequence:
+        sequence = LiveSequence(accepted=state, arrival=self._arrivals, hold=hold, block_tokens=self._block_tokens)
+        self._arrivals += 1
+        self._live[state.sequence] = sequence
+        return sequence
+
+    def _held(self, sequence_id: SequenceId, *, event: str) -> LiveSequence:
+        sequence = self._live.get(sequence_id)
+        if sequence is None or sequence.phase is not Phase.HELD:
+            state = "UNKNOWN" if sequence is None else sequence.phase.name
+            raise IllegalTransitionError(state=state, event=f"{event} of sequence {sequence_id}")
+        return sequence
+
+    def _grow_decodes(self) -> tuple[list[LiveSequence], int]:
+        """Decodes that run in this step, each with room for one more token; and how many were preempted."""
+        decoding: list[LiveSequence] = []
+        preempted = 0
+        for sequence in tuple(self._running):
+            if sequence.phase is not Phase.DECODE or len(decoding) == self._limits.batch_sequences_max:
+                continue  # preempted a moment ago, still prefilling, or beyond the batch
+            while sequence.computed == len(sequence.blocks) * self._block_tokens:
+                if self.pool.available_blocks > 0:
+                    sequence.blocks += self.pool.take(1)
+                    continue
+                victim = self._last_preemptible()
+                self._preempt(victim)
+                preempted += 1
+                if victim is sequence:
+                    break
+            if sequence.phase is Phase.DECODE:
+                decoding.append(sequence)
+        return decoding, preempted
+
+    def _last_preemptible(self) -> LiveSequence:
+        """The running sequence that arrived last and that no other worker may read."""
+        return next(sequence for sequence in reversed(self._running) if not sequence.hold)
+
+    def _preempt(self, sequence: LiveSequence) -> None:
+        self._running.remove(sequence)
+        self._let_blocks_go(sequence)
+        sequence.phase = Phase.WAITING
+        sequence.extend_hashes()
+        insort(self._waiting, sequence, key=_by_arrival)
+
+    def _admit(self) -> Iterator[LiveSequence]:
+        """Waiting sequences that can start, in order of arrival; each has its blocks when it is yielded."""
+        passed_over = 0
+        for sequence in tuple(self._waiting):
+            if len(self._running) >= self._limits.batch_sequences_max or passed_over == PASSED_OVER_MAX:
+                return
+            hashes = sequence.cacheable_hashes
+            shared = self.pool.find(hashes)
+            if len(shared) < len(hashes) and hashes[len(shared)] in self._in_flight:
+                # Somebody is computing this very block: one or a few steps later it is a hit. The
+                # other holds all its blocks already, so it ends and we cannot wait on each other.
+                passed_over += 1
+                continue
+            missing = self._geometry.blocks_for(len(sequence.tokens)) - len(shared)
+            if not self.pool.can_take(missing + self.headroom_blocks(), beside=shared):
+                return  # first come, first served: nobody smaller overtakes
+            self._start_prefill(sequence, shared, missing)
+            yield sequence
+
+    def headroom_blocks(self) -> int:
+        """Blocks that newcomers leave free, so that every running decode can grow once before a preemption."""
+        return sum(sequence.phase is Phase.DECODE for sequence in self._running)
+
+    def _start_prefill(self, sequence: LiveSequence, shared: list[BlockId], missing: int) -> None:
+        self.pool.share(shared)
+        sequence.blocks = shared + self.pool.take(missing)
+        sequence.computed = len(shared) * self._block_tokens
+        sequence.published = len(shared)
+        sequence.phase = Phase.PREFILL
+        for block_hash in sequence.block_hashes[len(shared) :]:
+            self._in_flight.setdefault(block_hash, sequence.sequence)
+        self._waiting.remove(sequence)
+        insort(self._running, sequence, key=_by_arrival)
+
+    def _publish(self, sequence: LiveSequence) -> None:
+        """Offer blocks that have just become full to the prefix cache."""
+        full = sequence.computed // self._block_tokens
+        if full <= sequence.published:
+            return
+        sequence.extend_hashes()
+        for index in range(sequence.published, full):
+            self.pool.publish(sequence.blocks[index], sequence.block_hashes[index])
+        self._land(sequence, sequence.block_hashes[sequence.published : full])
+        sequence.published = full
+
+    def _land(self, sequence: LiveSequence, hashes: Iterable[BlockHash]) -> None:
+        """`hashes` are no longer being computed by `sequence`."""
+        for block_hash in hashes:
+            if self._in_flight.get(block_hash) == sequence.sequence:
+                del self._in_flight[block_hash]
+
+    def _let_blocks_go(self, sequence: LiveSequence) -> None:
+        self._land(sequence, sequence.block_hashes[sequence.published :])
+        self.pool.drop(sequence.blocks)
+        sequence.blocks = []
+        sequence.computed = sequence.published = 0
+
+    def _forget(self, sequence: LiveSequence) -> None:
+        match sequence.phase:
+            case Phase.WAITING:
+                self._waiting.remove(sequence)
+            case Phase.PREFILL | Phase.DECODE:
+                self._running.remove(sequence)
+            case Phase.HELD:
+                pass
+        self._let_blocks_go(sequence)
+        del self._live[sequence.sequence]
+
+    # ---- what the outside may look at
+
+    @property
+    def sequences(self) -> Iterable[LiveSequence]:
+        """All live sequences, in no particular order."""
+        return self._live.values()
+
+    @property
+    def waiting(self) -> list[LiveSequence]:
+        """Waiting sequences in order of arrival."""
+        return self._waiting
+
+    @property
+    def running(self) -> list[LiveSequence]:
+        """Prefilling and decoding sequences in order of arrival."""
+        return self._running
+
+    def check_integrity(self) -> None:
+        """Assert what must hold between two steps, apart from the pool's own laws."""
+        assert len(self._waiting) + len(self._running) <= len(self._live)
+        running = {sequence.sequence for sequence in self._running}
+        assert set(self._in_flight.values()) <= running, "a block is waited for that nobody computes"
+
+
+def _by_arrival(sequence: LiveSequence) -> int:
+    return sequence.arrival
+
+
+def _take_chunk(sequence: LiveSequence, budget: int, prefills: list[Work]) -> int:
+    """Give `sequence` as many tokens as it needs and the budget allows; returns how many."""
+    end = min(len(sequence.tokens), sequence.computed + budget)
+    prefills.append(Work(sequence, sequence.computed, end))
+    return end - sequence.computed

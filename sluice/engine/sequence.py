@@ -1,0 +1,77 @@
+"""One live sequence as the engine keeps it: tokens, block table, how far its KV reaches.
+
+Decides nothing and touches no tensor: `scheduler.py` moves sequences between phases,
+`input_builder.py` turns them into tensors.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+
+from sluice.domain.block_hash import extend_chain, hashes_of_blocks
+from sluice.domain.ids import BlockHash, BlockId, SequenceId
+from sluice.domain.sampling import SamplingParams
+from sluice.domain.sequence import SequenceState
+
+
+class Phase(Enum):
+    """Where a sequence is between two steps; see the diagram in `contract.py`."""
+
+    WAITING = auto()
+    PREFILL = auto()
+    DECODE = auto()
+    HELD = auto()
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class LiveSequence:
+    """A sequence the engine has accepted. KV exists for tokens [0, computed)."""
+
+    accepted: SequenceState
+    arrival: int  # grows with every accepted sequence; decides who goes first
+    hold: bool  # becomes HELD after its first new token
+    block_tokens: int
+    phase: Phase = Phase.WAITING
+    computed: int = 0
+    published: int = 0  # leading blocks already offered to the prefix cache
+    tokens: list[int] = field(init=False)
+    blocks: list[BlockId] = field(default_factory=list)
+    block_hashes: list[BlockHash] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.accepted.tokens)
+        self.block_hashes = hashes_of_blocks(self.accepted.unit_hashes, block_tokens=self.block_tokens)
+        self.extend_hashes()
+
+    @property
+    def sequence(self) -> SequenceId:
+        """Its identity."""
+        return self.accepted.sequence
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """How its tokens are chosen."""
+        return self.accepted.sampling
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens chosen so far, those chosen by earlier owners included."""
+        return len(self.tokens) - self.accepted.prompt_tokens
+
+    @property
+    def cacheable_hashes(self) -> Sequence[BlockHash]:
+        """Hashes that may be hit: the last token must be computed, or there is nothing to sample from."""
+        return self.block_hashes[: (len(self.tokens) - 1) // self.block_tokens]
+
+    def extend_hashes(self) -> None:
+        """Continue the hash chain over full blocks that have none, generated tokens included."""
+        known, full = len(self.block_hashes), len(self.tokens) // self.block_tokens
+        if full <= known:
+            return
+        parent = self.block_hashes[-1] if known else self.accepted.root
+        fresh = extend_chain(parent, self.tokens[known * self.block_tokens : full * self.block_tokens])
+        self.block_hashes += hashes_of_blocks(fresh, block_tokens=self.block_tokens)
+
+    def state(self) -> SequenceState:
+        """All that another worker needs to carry on."""
+        return replace(self.accepted, tokens=tuple(self.tokens))
