@@ -1,1 +1,1 @@
-"""Who serves what: filters, scorers, a picker, admission. Pure; the same code runs in the router and in simulators."""
+"""Who serves what: snapshots in, decisions out. Filters, then scorers, then a picker; and admission. Pure."""

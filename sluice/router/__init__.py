@@ -1,1 +1,1 @@
-"""The door: OpenAI HTTP and gRPC in, worker streams out; read `flow.py` first."""
+"""The router: clients in front, workers behind; owns text, admission, placement and every sequence's epoch."""

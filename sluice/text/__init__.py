@@ -1,1 +1,1 @@
-"""Text in and out: tokenizer, chat template, incremental detokenization, stop strings. Needs no torch."""
+"""Text on one side, token ids on the other: tokenizer, chat template, detokenizer, stop strings."""

@@ -1,0 +1,337 @@
+"""Owns every sequence in flight: admits, queues, places, and hands workers' messages to flows.
+
+One event loop, no awaits: every method runs to its end, so nothing changes between checking
+and acting. Clients' tasks read from the outbox of the Request they were given.
+Next: `flow.py` for one sequence, `policy/placement.py` for the choice of workers.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sluice.clock import Clock
+from sluice.domain.ids import RouterId, SequenceId
+from sluice.domain.load import WorkerInfo
+from sluice.domain.role import FinishReason
+from sluice.errors import CancelledError, DeadlineError, InvalidRequestError, NoWorkerError, SluiceError
+from sluice.policy import placement
+from sluice.policy.admission import AdmissionLimits, AdmissionQueue
+from sluice.policy.placement import NoPlace, PlacementRules
+from sluice.router.choice_text import ChoiceText
+from sluice.router.fleet import Fleet, Member
+from sluice.router.flow import Flow
+from sluice.router.job import Job
+from sluice.router.output import Delivery, TokenLogprobs
+from sluice.router.records import Record, Records
+from sluice.router.request import Request
+from sluice.router.worker_link import WorkerLink
+from sluice.text.tokenizer import Tokenizer
+from sluice.wire import convert
+from sluice.wire.gen import sluice_pb2 as pb
+
+STRAYS_MAX: Final = 4096
+_FINISH: Final = {reason.value: reason for reason in FinishReason}
+_NO_FINISHES: Final[Mapping[int, FinishReason]] = {}
+_NO_LOGPROBS: Final[Mapping[int, TokenLogprobs]] = {}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatchLimits:
+    """Bounds of what is in flight."""
+
+    admission: AdmissionLimits
+    rules: PlacementRules
+    attempts_max: int
+    unread_tokens_max: int
+    records_max: int
+
+
+class Dispatcher:
+    """All flows of one router. Implements what `flow.Floor` asks for."""
+
+    def __init__(
+        self, *, router: RouterId, tokenizer: Tokenizer, fleet: Fleet, limits: DispatchLimits, clock: Clock
+    ) -> None:
+        self.records = Records(limits.records_max)
+        self.fleet = fleet
+        self._router = router
+        self._tokenizer = tokenizer
+        self._limits = limits
+        self._clock = clock
+        self._flows: dict[SequenceId, Flow] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._queue: AdmissionQueue[Flow] = AdmissionQueue(limits.admission)
+        self._strays: OrderedDict[tuple[str, int, int], None] = OrderedDict()
+        # 32 random bits of this incarnation, then a counter: unique among routers and restarts.
+        self._next_sequence = secrets.randbits(32) << 32
+
+    @property
+    def sequences(self) -> int:
+        """How many sequences are in flight, waiting ones included."""
+        return len(self._flows)
+
+    @property
+    def waiting(self) -> int:
+        """How many of them wait for a worker."""
+        return len(self._queue)
+
+    async def wait_idle(self) -> None:
+        """Until no sequence is in flight."""
+        await self._idle.wait()
+
+    # ------------------------------------------------------------ clients
+
+    def submit(self, job: Job, delivery: Delivery) -> Request:
+        """Accept a request. The caller reads its outbox and calls `release` in any case.
+
+        Raises NoWorkerError when no worker serves, OverloadedError when there is too much to do.
+        """
+        now_s = self._clock.now_s()
+        if not self.fleet.is_serving:
+            raise NoWorkerError("no worker is ready; start one, or wait until one has loaded the model")
+        self._queue.check(sequences=job.choices, tokens=job.prompt_tokens * job.n, inflight_sequences=len(self._flows))
+        request = Request(
+            job,
+            router=self._router,
+            delivery=delivery,
+            accepted_s=now_s,
+            attempts_max=self._limits.attempts_max,
+        )
+        request.deadline = asyncio.get_running_loop().call_later(job.timeout_s, self._time_out, request)
+        for choice in range(job.choices):
+            flow = self._flow(request, choice, now_s=now_s)
+            self._queue.enter(flow, tokens=len(flow.prompt.tokens), now_s=now_s)
+        self._pump(now_s)
+        return request
+
+    def release(self, request: Request) -> None:
+        """The client is done with the request, or gone: whatever still runs is cancelled everywhere."""
+        if request.deadline is not None:
+            request.deadline.cancel()
+        self._end(request, FinishReason.CANCELLED, None)
+
+    # ------------------------------------------------------------ workers
+
+    def join(self, info: WorkerInfo, link: WorkerLink) -> Member:
+        """A worker dialled in. Raises IncompatiblePeerError, OverloadedError."""
+        old = self.fleet.find(info.worker)
+        if old is not None:
+            old.link.close("replaced by a newer connection of the same worker")
+            self.lose(old, "replaced")
+        member = self.fleet.join(info, link, now_s=self._clock.now_s())
+        _log.info("worker %s joined as %s on %s", info.worker, info.role.value, info.device)
+        return member
+
+    def lose(self, member: Member, why: str) -> None:
+        """A worker is gone; its sequences continue elsewhere. Idempotent."""
+        if not self.fleet.remove(member):
+            return
+        _log.info("worker %s left (%s) with %d sequences", member.name, why, len(member.sequences))
+        now_s = self._clock.now_s()
+        for sequence in sorted(member.sequences):
+            self._flows[sequence].on_worker_lost(member, now_s=now_s)
+        self._pump(now_s)
+
+    def on_message(self, member: Member, message: pb.WorkerMessage) -> None:
+        """Something a worker said. Raises InvalidRequestError if it makes no sense."""
+        now_s = self._clock.now_s()
+        member.heard_s = now_s
+        match message.WhichOneof("body"):
+            case "tokens":
+                self._on_tokens(member, message.tokens, now_s)
+            case "heartbeat":
+                member.beat(convert.load_from_wire(message.heartbeat), now_s=now_s)
+                self._pump(now_s)
+            case "handoff":
+                self._on_handoff(message.handoff, now_s)
+            case "failed":
+                self._on_failed(message.failed, now_s)
+            case "prefix":
+                self._on_prefix(member, message.prefix)
+            case "goodbye":
+                member.link.close(message.goodbye.reason or "it said goodbye")
+            case other:
+                raise InvalidRequestError(field="body", problem=f"is {other}", remedy="register once, then report")
+
+    def tick(self) -> None:
+        """Time passes: silent workers, impatient sequences and lapsed expectations go. A few times a second."""
+        now_s = self._clock.now_s()
+        for member in self.fleet.silent(now_s=now_s):
+            member.link.close("no heartbeat")
+            self.lose(member, "no heartbeat")
+        for flow in self._queue.expired(now_s=now_s):
+            error = NoWorkerError("no worker had room in time", retry_after_s=max(1.0, self._queue.wait_estimate_s()))
+            self._end(flow.request, FinishReason.ERROR, error)
+        self.fleet.index.expire(now_s=now_s)
+        self._pump(now_s)
+
+    # ------------------------------------------------------------ what flows ask
+
+    def queue_again(self, flow: Flow) -> None:
+        """The flow lost its worker: it waits before everyone else."""
+        self._queue.return_to_front(flow, tokens=len(flow.prompt.tokens), now_s=self._clock.now_s())
+
+    def leave_queue(self, flow: Flow) -> None:
+        """The flow ended while waiting."""
+        self._queue.leave(flow)
+
+    def close(self, flow: Flow) -> None:
+        """The flow is over."""
+        del self._flows[flow.sequence]
+        if not self._flows:
+            self._idle.set()
+        flow.request.open_sequences.discard(flow.sequence)
+        if not flow.request.open_sequences and flow.request.deadline is not None:
+            flow.request.deadline.cancel()
+
+    def next_target(self, flow: Flow) -> Member | None:
+        """Another decode worker for the flow, if there is one."""
+        cached = self.fleet.index.match(flow.prompt.unit_hashes)
+        view = placement.place_decode(flow.facts(), self.fleet.views(), cached, seed=flow.sequence)
+        return None if view is None else self.fleet.at(view.slot)
+
+    # ------------------------------------------------------------ inside
+
+    def _flow(self, request: Request, choice: int, *, now_s: float) -> Flow:
+        job = request.job
+        prompt = job.prompts[choice // job.n]
+        self._next_sequence += 1
+        sequence = SequenceId(self._next_sequence)
+        record = Record(
+            sequence=sequence,
+            request=job.request,
+            choice=choice,
+            prompt_tokens=len(prompt.tokens),
+            accepted_s=now_s,
+        )
+        flow = Flow(
+            self,
+            request,
+            sequence=sequence,
+            choice=choice,
+            prompt=prompt,
+            sampling=job.sampling_of(choice),
+            text=ChoiceText(self._tokenizer, prompt=prompt.tokens, stops=job.stops, min_tokens=job.sampling.min_tokens),
+            record=record,
+        )
+        self.records.add(record)
+        self._flows[sequence] = flow
+        self._idle.clear()
+        request.open_sequences.add(sequence)
+        return flow
+
+    def _pump(self, now_s: float) -> None:
+        """Place waiting sequences, first come first served, until one finds no room."""
+        while (flow := self._queue.first()) is not None:
+            facts = flow.facts()
+            cached = self.fleet.index.match(flow.prompt.unit_hashes)
+            views = self.fleet.views()
+            decision = placement.place(facts, views, cached, rules=self._limits.rules, seed=flow.sequence)
+            if isinstance(decision, NoPlace):
+                if flow.excluded:
+                    flow.excluded.clear()  # nobody else is left: the same workers may be asked again
+                    continue
+                if views and all(facts.total_tokens > view.info.sequence_tokens_max for view in views):
+                    self._end(flow.request, FinishReason.ERROR, NoWorkerError(f"no worker fits it: {decision}"))
+                    continue
+                return
+            self._queue.take_first(now_s=now_s)
+            for slot in {decision.prefill.slot, decision.decode.slot}:
+                self.fleet.index.expect(slot, flow.prompt.unit_hashes, now_s=now_s)
+            prefill, decode = self.fleet.at(decision.prefill.slot), self.fleet.at(decision.decode.slot)
+            flow.placed(decision, prefill=prefill, decode=decode, now_s=now_s)
+
+    def _on_tokens(self, member: Member, step: pb.StepTokens, now_s: float) -> None:
+        finishes, logprobs = _NO_FINISHES, _NO_LOGPROBS
+        if step.finish:
+            finishes = {finish.row: _FINISH.get(finish.reason, FinishReason.ERROR) for finish in step.finish}
+        if step.logprobs:
+            logprobs = {row.row: _logprobs(row.logprobs) for row in step.logprobs}
+        flows = self._flows
+        columns = zip(step.sequence, step.epoch, step.index, step.token, strict=False)
+        for row, (sequence, epoch, index, token) in enumerate(columns):
+            flow = flows.get(SequenceId(sequence))
+            if flow is None or epoch < flow.epoch:
+                self._cancel_stray(member, sequence, epoch)
+                continue
+            flow.on_token(
+                epoch=epoch,
+                index=index,
+                token=token,
+                finish=finishes.get(row),
+                logprobs=logprobs.get(row),
+                now_s=now_s,
+            )
+            outbox = flow.request.outbox
+            outbox.wake()
+            if outbox.unread_tokens > self._limits.unread_tokens_max and outbox.is_streaming:
+                self._end(flow.request, FinishReason.CANCELLED, CancelledError("the client reads too slowly"))
+        if finishes:
+            self._pump(now_s)
+
+    def _cancel_stray(self, member: Member, sequence: int, epoch: int) -> None:
+        """A worker runs what is no longer its own: say so, once."""
+        key = (member.info.boot, sequence, epoch)
+        if key in self._strays:
+            return
+        self._strays[key] = None
+        if len(self._strays) > STRAYS_MAX:
+            self._strays.popitem(last=False)
+        member.link.send(pb.RouterMessage(cancel=pb.Cancel(sequence=sequence, epoch=epoch)))
+
+    def _on_handoff(self, report: pb.HandoffReport, now_s: float) -> None:
+        flow = self._flows.get(SequenceId(report.sequence))
+        if flow is not None:
+            flow.on_handoff(report, now_s=now_s)
+            self._pump(now_s)
+            return
+        # A short answer may be over before the prefill worker reports how it got there.
+        record = self.records.get(SequenceId(report.sequence))
+        if record is not None and report.outcome == pb.HANDOFF_COMMITTED:
+            record.handed_off(report, now_s=now_s)
+
+    def _on_failed(self, failed: pb.SequenceFailed, now_s: float) -> None:
+        flow = self._flows.get(SequenceId(failed.sequence))
+        if flow is None or failed.epoch != flow.epoch:
+            return
+        if failed.code == InvalidRequestError.code.value:
+            error = InvalidRequestError(
+                field=failed.field or "request", problem=failed.message, remedy="change it and send it again"
+            )
+            self._end(flow.request, FinishReason.ERROR, error)
+        else:
+            flow.on_failed(failed.message, now_s=now_s)
+        self._pump(now_s)
+
+    def _on_prefix(self, member: Member, update: pb.PrefixUpdate) -> None:
+        index, slot = self.fleet.index, member.slot
+        if update.reset:
+            index.reset(slot)
+        index.removed(slot, convert.hashes_from_wire(update.removed))
+        index.stored(slot, convert.hashes_from_wire(update.stored))
+
+    def _time_out(self, request: Request) -> None:
+        error = DeadlineError(f"the request was not finished within {request.job.timeout_s:g} s")
+        self._end(request, FinishReason.ERROR, error)
+
+    def _end(self, request: Request, reason: FinishReason, error: SluiceError | None) -> None:
+        if error is not None:
+            request.outbox.fail(error)
+        if not request.open_sequences:
+            return
+        now_s = self._clock.now_s()
+        for sequence in sorted(request.open_sequences):
+            self._flows[sequence].end(reason, now_s=now_s, error=error)
+        self._pump(now_s)
+
+
+def _logprobs(message: pb.TokenLogprobs) -> TokenLogprobs:
+    top = tuple(zip(message.top_tokens, message.top_logprobs, strict=False))
+    return TokenLogprobs(message.token, message.logprob, top)

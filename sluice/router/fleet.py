@@ -1,0 +1,181 @@
+"""The workers connected to this router: who they are, how loaded, what this router runs on them.
+
+Owns members and the prefix index; soft state, rebuilt from what workers say when they dial in.
+Never decides placement and never writes to the network itself (`worker_link.py` does).
+Next: `dispatcher.py`.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from sluice.domain.ids import SequenceId, WorkerId
+from sluice.domain.load import WorkerInfo, WorkerLoad
+from sluice.domain.role import Lifecycle
+from sluice.errors import IncompatiblePeerError, OverloadedError
+from sluice.policy.prefix_index import PrefixIndex
+from sluice.policy.view import WorkerView
+from sluice.router.worker_link import WorkerLink
+from sluice.wire.gen import sluice_pb2 as pb
+
+WORKERS_MAX: Final = 4096
+HEARTBEAT_GRACE_S: Final = 0.1
+"""What was sent this shortly before a heartbeat may not be in it."""
+
+
+class Member:
+    """One incarnation of a worker, and the router's books about it."""
+
+    __slots__ = (
+        "_recent",
+        "_recent_blocks",
+        "_recent_tokens",
+        "_view",
+        "heard_s",
+        "info",
+        "link",
+        "load",
+        "sequences",
+        "slot",
+    )
+
+    def __init__(self, info: WorkerInfo, link: WorkerLink, *, slot: int, now_s: float) -> None:
+        self.info = info
+        self.link = link
+        self.slot = slot
+        self.load = WorkerLoad(lifecycle=Lifecycle.STARTING)
+        self.heard_s = now_s
+        self.sequences: set[SequenceId] = set()
+        # What was sent here too late for the latest heartbeat: when, prompt tokens, blocks.
+        self._recent: dict[SequenceId, tuple[float, int, int]] = {}
+        self._recent_tokens = 0
+        self._recent_blocks = 0
+        self._view: WorkerView | None = None
+
+    @property
+    def name(self) -> str:
+        return self.info.worker
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the worker admits work."""
+        return self.load.lifecycle is Lifecycle.READY
+
+    def hold(self, sequence: SequenceId, *, prefill_tokens: int, context_tokens: int, now_s: float) -> None:
+        """A sequence is sent here: `prefill_tokens` to compute, KV of `context_tokens` to keep."""
+        self.sequences.add(sequence)
+        self._forget(sequence)
+        blocks = -(-context_tokens // self.info.block_tokens)
+        self._recent[sequence] = (now_s, prefill_tokens, blocks)
+        self._recent_tokens += prefill_tokens
+        self._recent_blocks += blocks
+        self._view = None
+
+    def release(self, sequence: SequenceId) -> None:
+        """A sequence left. Unknown ones are ignored."""
+        self.sequences.discard(sequence)
+        self._forget(sequence)
+        self._view = None
+
+    def beat(self, load: WorkerLoad, *, now_s: float) -> None:
+        """A heartbeat arrived."""
+        self.load = load
+        for sequence, (sent_s, _, _) in list(self._recent.items()):
+            if sent_s < now_s - HEARTBEAT_GRACE_S:
+                self._forget(sequence)
+        self._view = None
+
+    def view(self) -> WorkerView:
+        """A snapshot for placement."""
+        if self._view is None:
+            self._view = WorkerView(
+                slot=self.slot,
+                info=self.info,
+                load=self.load,
+                own_sequences=len(self.sequences),
+                recent_sequences=len(self._recent),
+                recent_tokens=self._recent_tokens,
+                recent_blocks=self._recent_blocks,
+            )
+        return self._view
+
+    def target(self) -> pb.DecodeTarget:
+        """This worker, as named to the one that hands off to it."""
+        return pb.DecodeTarget(worker=self.info.worker, boot=self.info.boot, kv_address=self.info.kv_address)
+
+    def _forget(self, sequence: SequenceId) -> None:
+        _, tokens, blocks = self._recent.pop(sequence, (0.0, 0, 0))
+        self._recent_tokens -= tokens
+        self._recent_blocks -= blocks
+
+
+class Fleet:
+    """All connected workers. One owner, one event loop."""
+
+    def __init__(self, *, expiry_s: float) -> None:
+        self.index = PrefixIndex()
+        self._expiry_s = expiry_s
+        self._members: dict[int, Member] = {}  # by slot
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._members.values())
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The model fingerprint every connected worker shares; None while there is no worker."""
+        return next((member.info.model_fingerprint for member in self), None)
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether any worker admits work."""
+        return any(member.is_ready for member in self)
+
+    @property
+    def sequence_tokens_max(self) -> int | None:
+        """The longest sequence any connected worker can hold; None while there is no worker."""
+        return max((member.info.sequence_tokens_max for member in self), default=None)
+
+    def at(self, slot: int) -> Member:
+        """The member with this slot."""
+        return self._members[slot]
+
+    def find(self, worker: WorkerId) -> Member | None:
+        """The connected incarnation of a worker, if any."""
+        return next((member for member in self if member.info.worker == worker), None)
+
+    def views(self) -> list[WorkerView]:
+        """Snapshots of all members, for one placement."""
+        return [member.view() for member in self]
+
+    def join(self, info: WorkerInfo, link: WorkerLink, *, now_s: float) -> Member:
+        """A worker dialled in; the caller has removed an older incarnation of it.
+
+        Raises IncompatiblePeerError if it serves other weights than the workers already here,
+        OverloadedError if there are too many workers.
+        """
+        assert self.find(info.worker) is None, "one member per worker"
+        if self.fingerprint not in {None, info.model_fingerprint}:
+            raise IncompatiblePeerError(
+                f"model_fingerprint: '{info.worker}' serves {info.model_fingerprint}, others {self.fingerprint};"
+                " give every worker of a router the same weights"
+            )
+        if len(self) >= WORKERS_MAX:
+            raise OverloadedError(f"{WORKERS_MAX} workers are connected, the limit", retry_after_s=60)
+        slot = next(i for i in range(WORKERS_MAX) if i not in self._members)
+        member = self._members[slot] = Member(info, link, slot=slot, now_s=now_s)
+        self.index.add_worker(slot, block_tokens=info.block_tokens)
+        return member
+
+    def remove(self, member: Member) -> bool:
+        """A worker is gone; False if it was not here any more."""
+        if self._members.get(member.slot) is not member:
+            return False
+        del self._members[member.slot]
+        self.index.remove_worker(member.slot)
+        return True
+
+    def silent(self, *, now_s: float) -> list[Member]:
+        """Workers not heard of for too long."""
+        return [member for member in self if member.heard_s < now_s - self._expiry_s]

@@ -1,0 +1,324 @@
+"""One sequence's journey: queued, placed, prefilled, handed off, decoded, finished; and every detour.
+
+The legal moves are `journey.py`'s table; this file carries out their effects: it tells workers,
+grants epochs, orders tokens, makes text of them. It never awaits: events come from the
+dispatcher, text leaves through the request's outbox. Law L3: one epoch is current, and a new
+one is granted before anyone else continues the sequence.
+Next: `dispatcher.py`, who owns all flows.
+"""
+
+from typing import Protocol, TypeAlias, assert_never
+
+from sluice.domain.ids import Epoch, SequenceId, WorkerId
+from sluice.domain.role import FinishReason
+from sluice.domain.sampling import SamplingParams
+from sluice.domain.sequence import SequenceState
+from sluice.errors import SluiceError, WorkerLostError
+from sluice.policy.filters import RequestFacts
+from sluice.policy.placement import Decision
+from sluice.router import journey
+from sluice.router.choice_text import ChoiceText
+from sluice.router.fleet import Member
+from sluice.router.job import Prompt
+from sluice.router.journey import Effect, Event, State
+from sluice.router.output import TokenLogprobs
+from sluice.router.records import Record
+from sluice.router.request import Request
+from sluice.router.stream_order import StreamOrder
+from sluice.wire import convert
+from sluice.wire.gen import sluice_pb2 as pb
+
+TokenRow: TypeAlias = tuple[int, FinishReason | None, TokenLogprobs | None]
+
+
+class Floor(Protocol):
+    """What a flow asks of the dispatcher."""
+
+    def queue_again(self, flow: "Flow") -> None: ...
+
+    def leave_queue(self, flow: "Flow") -> None: ...
+
+    def close(self, flow: "Flow") -> None: ...
+
+    def next_target(self, flow: "Flow") -> Member | None:
+        """Another decode worker for a refused or failed handoff, or None."""
+        ...
+
+
+class Flow:
+    """One output of a request. `request` owns its siblings and the outbox; `state` is its journey's."""
+
+    __slots__ = (
+        "_floor",
+        "_order",
+        "_text",
+        "attempts",
+        "choice",
+        "decode",
+        "excluded",
+        "output",
+        "prefill",
+        "prompt",
+        "record",
+        "request",
+        "sampling",
+        "sequence",
+        "state",
+    )
+
+    def __init__(
+        self,
+        floor: Floor,
+        request: Request,
+        *,
+        sequence: SequenceId,
+        choice: int,
+        prompt: Prompt,
+        sampling: SamplingParams,
+        text: ChoiceText,
+        record: Record,
+    ) -> None:
+        self._floor = floor
+        self._text = text
+        self._order: StreamOrder[TokenRow] = StreamOrder(Epoch(0))
+        self.request = request
+        self.sequence = sequence
+        self.choice = choice
+        self.prompt = prompt
+        self.sampling = sampling
+        self.record = record
+        self.state = State.QUEUED
+        self.attempts = 0
+        self.output: list[int] = []
+        self.prefill: Member | None = None  # holds the sequence until a handoff commits
+        self.decode: Member | None = None  # None while one worker does all
+        self.excluded: set[WorkerId] = set()
+
+    @property
+    def epoch(self) -> Epoch:
+        """The current owner's epoch."""
+        return self._order.epoch
+
+    def facts(self) -> RequestFacts:
+        """What placement may know of it."""
+        return RequestFacts(
+            prompt_tokens=len(self.prompt.tokens) + len(self.output),
+            output_tokens_max=self.sampling.max_tokens - len(self.output),
+            excluded=self.excluded,
+        )
+
+    # ------------------------------------------------------------ events
+
+    def placed(self, decision: Decision, *, prefill: Member, decode: Member, now_s: float) -> None:
+        """Workers have been chosen: start there."""
+        self.attempts += 1
+        facts = self.facts()
+        uncached = max(0, facts.prompt_tokens - decision.cached_tokens)
+        prefill.hold(self.sequence, prefill_tokens=uncached, context_tokens=facts.prompt_tokens, now_s=now_s)
+        self.prefill = prefill
+        if decision.is_split:
+            decode.hold(self.sequence, prefill_tokens=0, context_tokens=facts.prompt_tokens, now_s=now_s)
+            self.decode = decode
+        record = self.record
+        record.state = "prefill"
+        record.placed_s = record.placed_s or now_s
+        record.prefill_worker, record.decode_worker = prefill.name, decode.name
+        record.decision = decision.reason
+        self._apply(Event.PLACED_SPLIT if decision.is_split else Event.PLACED_ALONE, now_s)
+
+    def on_token(
+        self,
+        *,
+        epoch: int,
+        index: int,
+        token: int,
+        finish: FinishReason | None,
+        logprobs: TokenLogprobs | None,
+        now_s: float,
+    ) -> None:
+        """A token of some worker; in order or not, current or not."""
+        for row in self._order.accept(epoch=epoch, index=index, row=(token, finish, logprobs)):
+            if self.state not in journey.RUNNING:
+                return  # an earlier row ended it, or sent it elsewhere
+            self._emit(row, now_s)
+        if self._order.is_overfull and self.state in journey.RUNNING:
+            self.on_failed("its first tokens never arrived", now_s=now_s)
+
+    def on_handoff(self, report: pb.HandoffReport, *, now_s: float) -> None:
+        """The prefill worker reports how a handoff went. Late or stale reports change nothing."""
+        if report.epoch != self.epoch or not journey.expects(self.state, Event.COMMITTED):
+            return
+        match report.outcome:
+            case pb.HANDOFF_COMMITTED:
+                self.record.handed_off(report, now_s=now_s)
+                self._committed(now_s)
+            case _:  # refused or failed: the prefill worker still holds the sequence
+                self._retarget(now_s)
+
+    def on_worker_lost(self, member: Member, *, now_s: float) -> None:
+        """A worker this sequence was sent to is gone."""
+        if member is self.decode and self.prefill is not None:
+            self.decode = None
+            if self.state is State.PREFILLING:
+                self.excluded.add(member.info.worker)
+                self._apply(Event.TARGET_LOST, now_s)
+        elif member in (self.prefill, self.decode):
+            self._apply(Event.OWNER_LOST, now_s)
+
+    def on_failed(self, why: str, *, now_s: float) -> None:
+        """A worker gave the sequence up for a reason that another one may not have."""
+        if not journey.expects(self.state, Event.FAILED):
+            return
+        owner = self.prefill or self.decode
+        if owner is not None:
+            self.excluded.add(owner.info.worker)
+        self.record.decision = f"{self.record.decision}; gave up: {why}"
+        self._apply(Event.FAILED, now_s)
+
+    def end(self, reason: FinishReason, *, now_s: float, error: SluiceError | None = None) -> None:
+        """The router ends it: client gone, deadline, stop string, error."""
+        if self.state is State.DONE:
+            return
+        self.record.finish_reason = reason.value if error is None else error.code.value
+        if error is not None:
+            self.request.outbox.fail(error)
+        self._apply(Event.ENDED, now_s)
+
+    # ------------------------------------------------------------ effects
+
+    def _apply(self, event: Event, now_s: float) -> None:
+        self.state, effects = journey.advance(self.state, event)
+        for effect in effects:
+            match effect:
+                case Effect.START:
+                    self._start()
+                case Effect.RETARGET:
+                    self._send_target()
+                case Effect.CANCEL:
+                    self._cancel()
+                case Effect.QUEUE_AGAIN:
+                    self._queue_again(now_s)
+                case Effect.LEAVE_QUEUE:
+                    self._floor.leave_queue(self)
+                case Effect.CLOSE:
+                    self._close(now_s)
+                case _:
+                    assert_never(effect)
+
+    def _start(self) -> None:
+        assert self.prefill is not None
+        state = SequenceState(
+            sequence=self.sequence,
+            request=self.request.job.request,
+            router=self.request.router,
+            epoch=self.epoch,
+            tokens=self.prompt.tokens + tuple(self.output),
+            prompt_tokens=len(self.prompt.tokens),
+            unit_hashes=self.prompt.unit_hashes,
+            root=self.prompt.root,
+            sampling=self.sampling,
+            traceparent=self.request.traceparent,
+        )
+        target = None if self.decode is None else self.decode.target()
+        self.prefill.link.send(pb.RouterMessage(start=pb.Start(state=convert.state_to_wire(state), target=target)))
+
+    def _committed(self, now_s: float) -> None:
+        if self.prefill is not None:
+            self.prefill.release(self.sequence)
+            self.prefill = None
+        self.record.state = "decode"
+        self._apply(Event.COMMITTED, now_s)
+
+    def _retarget(self, now_s: float) -> None:
+        assert self.prefill is not None
+        if self.decode is not None:
+            self.excluded.add(self.decode.info.worker)
+            self.decode.release(self.sequence)
+        self.decode = self._floor.next_target(self)
+        if self.decode is None:
+            self.record.decode_worker = self.prefill.name
+            self._apply(Event.KEPT_HERE, now_s)
+            return
+        self.decode.hold(self.sequence, prefill_tokens=0, context_tokens=len(self.prompt.tokens), now_s=now_s)
+        self.record.decode_worker = self.decode.name
+        self._apply(Event.RETARGETED, now_s)
+
+    def _send_target(self) -> None:
+        assert self.prefill is not None
+        target = None if self.decode is None else self.decode.target()
+        retarget = pb.Retarget(sequence=self.sequence, epoch=self.epoch, target=target)
+        self.prefill.link.send(pb.RouterMessage(retarget=retarget))
+
+    def _cancel(self) -> None:
+        cancel = pb.RouterMessage(cancel=pb.Cancel(sequence=self.sequence, epoch=self.epoch))
+        for member in (self.prefill, self.decode):
+            if member is not None:
+                member.link.send(cancel)
+
+    def _release(self) -> None:
+        for member in (self.prefill, self.decode):
+            if member is not None:
+                member.release(self.sequence)
+        self.prefill = self.decode = None
+
+    def _queue_again(self, now_s: float) -> None:
+        self._release()
+        self._order.grant(Epoch(self.epoch + 1), next_index=len(self.output))
+        self.record.epoch = self.epoch
+        self.record.state = "queued"
+        if self.attempts >= self.request.attempts_max:
+            what = f"the request was placed {self.attempts} times and lost its worker each time"
+            self.end(FinishReason.ERROR, now_s=now_s, error=WorkerLostError(what))
+            return
+        self._floor.queue_again(self)
+
+    def _close(self, now_s: float) -> None:
+        self._release()
+        self.record.state = "finished"
+        self.record.finished_s = now_s
+        self._floor.close(self)
+
+    # ------------------------------------------------------------ tokens
+
+    def _emit(self, row: TokenRow, now_s: float) -> None:
+        token, finish, logprobs = row
+        if finish is FinishReason.ERROR or finish is FinishReason.CANCELLED:
+            self.on_failed(f"worker ended it: {finish.value}", now_s=now_s)
+            return
+        outbox = self.request.outbox
+        piece = outbox.piece_of(self.choice, index=len(self.output))
+        self.output.append(token)
+        outbox.unread_tokens += 1
+        self._time(now_s)
+        piece.tokens.append(token)
+        if logprobs is not None:
+            piece.logprobs.append(logprobs)
+        if finish is FinishReason.STOP:
+            piece.text += self._text.flush()
+        else:
+            piece.text += self._text.push(token)
+        if self._text.is_stopped:
+            self._finish(FinishReason.STOP, Event.FINISHED if finish is not None else Event.ENDED, now_s)
+        elif finish is not None:
+            if finish is FinishReason.LENGTH:
+                piece.text += self._text.flush()
+            self._finish(finish, Event.FINISHED, now_s)
+
+    def _finish(self, reason: FinishReason, event: Event, now_s: float) -> None:
+        self.record.finish_reason = reason.value
+        outbox = self.request.outbox
+        outbox.piece_of(self.choice, index=len(self.output)).finish = reason
+        self._apply(event, now_s)
+        outbox.close_choice()
+
+    def _time(self, now_s: float) -> None:
+        record = self.record
+        record.output_tokens += 1
+        if record.output_tokens == 1:
+            record.first_token_s = record.last_token_s = now_s
+            if self.decode is None:
+                record.state = "decode"
+            return
+        gap_s = now_s - record.last_token_s
+        record.itl_max_s = max(record.itl_max_s, gap_s)
+        record.last_token_s = now_s

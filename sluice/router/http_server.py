@@ -1,0 +1,190 @@
+"""The HTTP front: OpenAI's API, health and metrics, on aiohttp.
+
+Reads a request, hands its Wishes to intake and its Job to the dispatcher, writes what comes
+out. A client that goes away cancels its handler, and the handler releases the request
+everywhere. The only place where HTTP sees an unexpected exception: it becomes a 500.
+Next: `openai_schema.py`, `openai_replies.py`, `intake.py`.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import web
+
+from sluice.clock import wall_ns
+from sluice.errors import BodyTooLargeError, InvalidRequestError, NoWorkerError, SluiceError
+from sluice.router import openai_errors, openai_replies, openai_schema
+from sluice.router.dispatcher import Dispatcher
+from sluice.router.intake import Intake, Wishes
+from sluice.router.job import Job
+from sluice.router.openai_replies import Endpoint, ReplyWriter, UsageEvent
+from sluice.router.openai_schema import ChatBody, CompletionBody, GenerationBody
+from sluice.router.output import Delivery
+from sluice.text.tokenizer import Tokenizer
+
+TENANT_CHARS_MAX: Final = 256
+_JSON: Final = "application/json"
+_STREAM_HEADERS: Final = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_log = logging.getLogger(__name__)
+
+
+class HttpServer:
+    """The routes of one router."""
+
+    def __init__(self, *, intake: Intake, dispatcher: Dispatcher, tokenizer: Tokenizer, body_bytes_max: int) -> None:
+        self._intake = intake
+        self._dispatcher = dispatcher
+        self._tokenizer = tokenizer
+        self._body_bytes_max = body_bytes_max
+        self._created_s = wall_ns() // 1_000_000_000
+        self.is_stopping = False
+
+    def application(self) -> web.Application:
+        """The aiohttp application; run it with `handler_cancellation=True`."""
+        app = web.Application(middlewares=[_answer_errors], client_max_size=self._body_bytes_max)
+        app.router.add_post("/v1/completions", self._completions)
+        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        return app
+
+    async def _completions(self, http: web.Request) -> web.StreamResponse:
+        body = openai_schema.parse(await self._read(http), CompletionBody)
+        wishes = openai_schema.completion_wishes(
+            body, tenant=_tenant(http), timeout_s=_timeout_s(http), traceparent=http.headers.get("traceparent", "")
+        )
+        job = await self._intake.job(wishes)
+        echo = self._echo(wishes) if body.echo else ()
+        writer = ReplyWriter(
+            job,
+            Endpoint.COMPLETIONS,
+            model=self._intake.model,
+            tokenizer=self._tokenizer,
+            usage_event=_usage_event(body),
+            echo=echo,
+        )
+        return await self._answer(http, job, writer, is_streaming=bool(body.stream))
+
+    async def _chat(self, http: web.Request) -> web.StreamResponse:
+        body = openai_schema.parse(await self._read(http), ChatBody)
+        wishes = openai_schema.chat_wishes(
+            body, tenant=_tenant(http), timeout_s=_timeout_s(http), traceparent=http.headers.get("traceparent", "")
+        )
+        job = await self._intake.job(wishes)
+        writer = ReplyWriter(
+            job,
+            Endpoint.CHAT,
+            model=self._intake.model,
+            tokenizer=self._tokenizer,
+            usage_event=_usage_event(body),
+        )
+        return await self._answer(http, job, writer, is_streaming=bool(body.stream))
+
+    async def _answer(
+        self, http: web.Request, job: Job, writer: ReplyWriter, *, is_streaming: bool
+    ) -> web.StreamResponse:
+        request = self._dispatcher.submit(job, Delivery.EACH_STEP if is_streaming else Delivery.AT_END)
+        try:
+            # Errors before the first token still get their own status code.
+            pieces = await request.outbox.take()
+            if not is_streaming:
+                return web.Response(body=writer.body(pieces), content_type=_JSON)
+            response = web.StreamResponse(headers=_STREAM_HEADERS)
+            await response.prepare(http)
+            while pieces:
+                data = writer.events(pieces)
+                if data:
+                    await response.write(data)
+                try:
+                    pieces = await request.outbox.take()
+                except SluiceError as error:
+                    await response.write(openai_replies.error_event(openai_errors.body_of(error)))
+                    return response
+            await response.write(writer.last_events())
+            return response
+        except ConnectionError:
+            return response  # the client is gone; nobody reads what is returned
+        finally:
+            self._dispatcher.release(request)
+
+    async def _models(self, _: web.Request) -> web.Response:
+        context_tokens = self._tokenizer.context_tokens
+        body = openai_replies.model_list(self._intake.model, created_s=self._created_s, context_tokens=context_tokens)
+        return web.Response(body=body, content_type=_JSON)
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        if self.is_stopping:
+            raise NoWorkerError("the router is stopping; use another one")
+        if not self._dispatcher.fleet.is_serving:
+            raise NoWorkerError("no worker is ready; start one, or wait until one has loaded the model")
+        return web.Response(text="ready\n")
+
+    async def _read(self, http: web.Request) -> bytes:
+        try:
+            return await http.read()
+        except web.HTTPRequestEntityTooLarge as error:
+            raise BodyTooLargeError(bytes_max=self._body_bytes_max) from error
+
+    def _echo(self, wishes: Wishes) -> tuple[str, ...]:
+        return tuple(
+            prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
+            for prompt in wishes.prompts
+            if isinstance(prompt, str | tuple)
+        )
+
+
+@web.middleware
+async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except SluiceError as error:
+        return web.Response(
+            status=openai_errors.status_of(error),
+            body=openai_errors.body_of(error),
+            headers=openai_errors.headers_of(error),
+            content_type=_JSON,
+        )
+    except web.HTTPException as error:
+        message = f"{request.method} {request.path}: {error.reason}; see GET /v1/models and the API reference"
+        body = openai_errors.error_body(message, kind="invalid_request_error", code="unknown_url")
+        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+        return web.Response(status=error.status, body=body, headers=headers, content_type=_JSON)
+    except Exception:  # noqa: BLE001 - the HTTP edge answers whatever happens
+        _log.exception("%s %s failed", request.method, request.path)
+        body = openai_errors.error_body("an internal error; see the router's log", kind="server_error")
+        return web.Response(status=500, body=body, content_type=_JSON)
+
+
+def _usage_event(body: GenerationBody) -> UsageEvent:
+    options = body.stream_options
+    return UsageEvent.SEND if options is not None and options.include_usage else UsageEvent.OMIT
+
+
+def _tenant(http: web.Request) -> str:
+    tenant = http.headers.get("x-sluice-tenant", "")
+    if len(tenant) > TENANT_CHARS_MAX:
+        remedy = f"send at most {TENANT_CHARS_MAX}"
+        raise InvalidRequestError(field="x-sluice-tenant", problem=f"has {len(tenant)} characters", remedy=remedy)
+    return tenant
+
+
+def _timeout_s(http: web.Request) -> float | None:
+    text = http.headers.get("x-sluice-timeout-s")
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError as error:
+        remedy = "send a positive number of seconds"
+        raise InvalidRequestError(field="x-sluice-timeout-s", problem="is not a number", remedy=remedy) from error

@@ -1,0 +1,175 @@
+"""The gRPC front: Inference for clients, Admin for people. Same intake, same dispatcher as HTTP.
+
+The call's deadline becomes the request's; a cancelled call releases the request everywhere.
+Next: `intake.py`, `dispatcher.py`.
+"""
+
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from typing import Final
+
+import grpc
+
+from sluice.clock import Clock
+from sluice.domain.ids import RequestId
+from sluice.errors import InvalidRequestError, SluiceError
+from sluice.router.dispatcher import Dispatcher
+from sluice.router.intake import Conversation, Intake, PromptInput, SamplingWishes, Wishes
+from sluice.router.output import Delivery, Piece
+from sluice.wire import convert, status
+from sluice.wire.gen import sluice_pb2 as pb
+from sluice.wire.gen import sluice_pb2_grpc
+
+REQUEST_ROWS_MAX: Final = 1000
+REQUEST_ID_CHARS_MAX: Final = 128
+
+_log = logging.getLogger(__name__)
+
+
+class InferenceService(sluice_pb2_grpc.InferenceServicer):
+    """The service clients call."""
+
+    def __init__(self, intake: Intake, dispatcher: Dispatcher) -> None:
+        self._intake = intake
+        self._dispatcher = dispatcher
+
+    async def Generate(  # noqa: N802 - gRPC's name
+        self, message: pb.GenerateRequest, context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateEvent]
+    ) -> AsyncIterator[pb.GenerateEvent]:
+        """Stream a request's output: one event per choice and wake-up, the last one with usage."""
+        try:
+            async for event in self._events(message, timeout_s=context.time_remaining()):
+                yield event
+        except SluiceError as error:
+            await context.abort(status.status_of(error), str(error))
+        except Exception:  # noqa: BLE001 - the gRPC edge answers whatever happens
+            _log.exception("Generate failed")
+            await context.abort(grpc.StatusCode.INTERNAL, "an internal error; see the router's log")
+
+    async def ListModels(  # noqa: N802 - gRPC's name
+        self, _: pb.ListModelsRequest, __: grpc.aio.ServicerContext[pb.ListModelsRequest, pb.ListModelsReply]
+    ) -> pb.ListModelsReply:
+        """The models served here."""
+        return pb.ListModelsReply(models=[self._intake.model])
+
+    async def _events(self, message: pb.GenerateRequest, *, timeout_s: float | None) -> AsyncIterator[pb.GenerateEvent]:
+        job = await self._intake.job(_wishes(message, timeout_s=timeout_s))
+        request = self._dispatcher.submit(job, Delivery.EACH_STEP)
+        completion_tokens, open_choices = 0, job.choices
+        try:
+            while pieces := await request.outbox.take():
+                for piece in pieces:
+                    event = _event(piece, job.request)
+                    completion_tokens += len(piece.tokens)
+                    open_choices -= piece.finish is not None
+                    if open_choices == 0 and piece is pieces[-1]:
+                        event.usage.prompt_tokens = job.prompt_tokens
+                        event.usage.completion_tokens = completion_tokens
+                    yield event
+        finally:
+            self._dispatcher.release(request)
+
+
+class AdminService(sluice_pb2_grpc.AdminServicer):
+    """The service `sluice get` calls."""
+
+    def __init__(self, dispatcher: Dispatcher, clock: Clock) -> None:
+        self._dispatcher = dispatcher
+        self._clock = clock
+
+    async def GetWorkers(  # noqa: N802 - gRPC's name
+        self, _: pb.GetWorkersRequest, __: grpc.aio.ServicerContext[pb.GetWorkersRequest, pb.GetWorkersReply]
+    ) -> pb.GetWorkersReply:
+        """Every connected worker, with its latest heartbeat."""
+        now_s = self._clock.now_s()
+        rows = [
+            pb.WorkerRow(
+                info=convert.info_to_wire(member.info),
+                load=convert.load_to_wire(member.load),
+                heartbeat_age_s=now_s - member.heard_s,
+            )
+            for member in self._dispatcher.fleet
+        ]
+        return pb.GetWorkersReply(workers=rows)
+
+    async def GetRequests(  # noqa: N802 - gRPC's name
+        self,
+        message: pb.GetRequestsRequest,
+        _: grpc.aio.ServicerContext[pb.GetRequestsRequest, pb.GetRequestsReply],
+    ) -> pb.GetRequestsReply:
+        """The latest sequences, newest first; `limit` 0 means as many as are answered at once."""
+        limit = min(message.limit or REQUEST_ROWS_MAX, REQUEST_ROWS_MAX)
+        wanted = RequestId(message.request_id) if message.request_id else None
+        now_s = self._clock.now_s()
+        records = self._dispatcher.records.latest(request=wanted, limit=limit)
+        return pb.GetRequestsReply(requests=[record.to_wire(now_s=now_s) for record in records])
+
+
+def _wishes(message: pb.GenerateRequest, *, timeout_s: float | None) -> Wishes:
+    if len(message.request_id) > REQUEST_ID_CHARS_MAX:
+        remedy = f"send at most {REQUEST_ID_CHARS_MAX} characters"
+        raise InvalidRequestError(field="request_id", problem="is too long", remedy=remedy)
+    return Wishes(
+        request=RequestId(message.request_id or f"gen-{secrets.token_hex(12)}"),
+        model=message.model,
+        prompts=(_prompt(message),),
+        sampling=_sampling(message.sampling),
+        n=message.n or 1,
+        stops=tuple(message.stop),
+        timeout_s=timeout_s,
+        tenant=message.tenant,
+    )
+
+
+def _prompt(message: pb.GenerateRequest) -> PromptInput:
+    match message.WhichOneof("input"):
+        case "prompt":
+            return message.prompt
+        case "prompt_tokens":
+            return tuple(message.prompt_tokens.ids)
+        case "chat":
+            return Conversation(tuple({"role": m.role, "content": m.content} for m in message.chat.messages))
+        case _:
+            remedy = "set one of prompt, prompt_tokens, chat"
+            raise InvalidRequestError(field="input", problem="is missing", remedy=remedy)
+
+
+def _sampling(message: pb.SamplingParams) -> SamplingWishes:
+    return SamplingWishes(
+        max_tokens=message.max_tokens or None,
+        min_tokens=message.min_tokens,
+        temperature=message.temperature if message.HasField("temperature") else None,
+        top_k=message.top_k or None,
+        top_p=message.top_p if message.HasField("top_p") else None,
+        min_p=message.min_p or None,
+        repetition_penalty=message.repetition_penalty if message.HasField("repetition_penalty") else None,
+        presence_penalty=message.presence_penalty,
+        frequency_penalty=message.frequency_penalty,
+        logit_bias=tuple(sorted(message.logit_bias.items())),
+        seed=message.seed if message.HasField("seed") else None,
+        stop_token_ids=tuple(message.stop_token_ids),
+        ignore_eos=message.ignore_eos,
+        top_logprobs=message.top_logprobs if message.HasField("top_logprobs") else None,
+    )
+
+
+def _event(piece: Piece, request: RequestId) -> pb.GenerateEvent:
+    logprobs = [
+        pb.TokenLogprobs(
+            token=entry.token,
+            logprob=entry.logprob,
+            top_tokens=[token for token, _ in entry.top],
+            top_logprobs=[logprob for _, logprob in entry.top],
+        )
+        for entry in piece.logprobs
+    ]
+    return pb.GenerateEvent(
+        request_id=request,
+        choice=piece.choice,
+        text=piece.text,
+        tokens=piece.tokens,
+        first_index=piece.first_index,
+        logprobs=logprobs,
+        finish_reason="" if piece.finish is None else piece.finish.value,
+    )

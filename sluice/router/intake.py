@@ -1,0 +1,220 @@
+"""Turns what a client asked into a Job: templates, tokens, hashes, defaults, limits checked.
+
+Both front ends (HTTP, gRPC) end here, so both accept and refuse the same. Long texts are
+encoded on a thread of their own; the event loop never waits for them. Never queues or places.
+Next: `dispatcher.py`.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, NoReturn, TypeAlias, TypeVar
+
+from sluice.domain.block_hash import extend_chain, root_hash
+from sluice.domain.ids import BlockHash, RequestId
+from sluice.domain.sampling import SamplingParams
+from sluice.errors import InvalidRequestError, NoWorkerError, UnknownModelError
+from sluice.router.fleet import Fleet
+from sluice.router.job import Job, Prompt
+from sluice.text.tokenizer import SpecialTokens, Tokenizer
+
+INLINE_CHARS_MAX: Final = 4096
+"""Texts up to this are encoded in place: that costs less than a trip to another thread."""
+
+STOPS_MAX: Final = 16
+STOP_CHARS_MAX: Final = 256
+SEED_MIN: Final = -(2**63)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Chat messages, each with `role` and `content`, for the model's template."""
+
+    messages: tuple[Mapping[str, str], ...]
+
+
+PromptInput: TypeAlias = str | tuple[int, ...] | Conversation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingWishes:
+    """Sampling as a client states it: None leaves a setting to the model's defaults."""
+
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    top_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """A whole request as a client states it. Nothing is checked yet but types."""
+
+    request: RequestId
+    model: str
+    prompts: tuple[PromptInput, ...]
+    sampling: SamplingWishes
+    n: int = 1
+    stops: tuple[str, ...] = ()
+    timeout_s: float | None = None
+    tenant: str = ""
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntakeLimits:
+    """What one request may ask for."""
+
+    choices_max: int
+    prompts_max: int
+    timeout_s: float  # also the default
+
+
+class Intake:
+    """Makes Jobs for one model."""
+
+    def __init__(self, tokenizer: Tokenizer, fleet: Fleet, *, model: str, limits: IntakeLimits) -> None:
+        self.model = model
+        self._tokenizer = tokenizer
+        self._fleet = fleet
+        self._limits = limits
+        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="sluice-encode")
+
+    def close(self) -> None:
+        """Stop the encoding threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def job(self, wishes: Wishes) -> Job:
+        """Check and prepare a request. Raises InvalidRequestError, UnknownModelError, NoWorkerError."""
+        if wishes.model != self.model:
+            raise UnknownModelError(model=wishes.model, served=(self.model,))
+        self._check_shape(wishes)
+        fingerprint = self._fleet.fingerprint
+        if fingerprint is None:
+            raise NoWorkerError("no worker is connected; start one, or wait until one has loaded the model")
+        root = root_hash(model_fingerprint=fingerprint, salt=wishes.tenant)
+        texts = [self._text(prompt) for prompt in wishes.prompts]
+        if sum(map(len, texts)) <= INLINE_CHARS_MAX:
+            prompts = self._prompts(texts, wishes.prompts, root)
+        else:
+            loop = asyncio.get_running_loop()
+            prompts = await loop.run_in_executor(self._threads, self._prompts, texts, wishes.prompts, root)
+        return Job(
+            request=wishes.request,
+            prompts=prompts,
+            n=wishes.n,
+            sampling=self._sampling(wishes.sampling, prompts),
+            stops=wishes.stops,
+            timeout_s=self._timeout_s(wishes.timeout_s),
+            tenant=wishes.tenant,
+            traceparent=wishes.traceparent,
+        )
+
+    def _check_shape(self, wishes: Wishes) -> None:
+        limits = self._limits
+        if not 1 <= wishes.n <= limits.choices_max:
+            _refuse("n", f"is {wishes.n}", f"send an integer from 1 to {limits.choices_max}")
+        if not wishes.prompts:
+            _refuse("prompt", "is an empty list", "send at least one prompt")
+        if len(wishes.prompts) > limits.prompts_max:
+            _refuse("prompt", f"holds {len(wishes.prompts)} prompts", f"send at most {limits.prompts_max} at once")
+        if len(wishes.stops) > STOPS_MAX:
+            _refuse("stop", f"holds {len(wishes.stops)} strings", f"send at most {STOPS_MAX}")
+        for stop in wishes.stops:
+            if not 1 <= len(stop) <= STOP_CHARS_MAX:
+                _refuse("stop", f"has a string of {len(stop)} characters", f"send 1 to {STOP_CHARS_MAX}")
+
+    def _timeout_s(self, wish: float | None) -> float:
+        if wish is None:
+            return self._limits.timeout_s
+        if not wish > 0:  # NaN too
+            _refuse("timeout", f"is {wish:g} s", "send a positive number of seconds")
+        return min(wish, self._limits.timeout_s)
+
+    def _text(self, prompt: PromptInput) -> str | tuple[int, ...]:
+        if not isinstance(prompt, Conversation):
+            return prompt
+        if self._tokenizer.template is None:
+            _refuse("messages", "cannot be used: the model has no chat template", "use completions instead")
+        return self._tokenizer.template.render(prompt.messages)
+
+    def _prompts(
+        self, texts: Sequence[str | tuple[int, ...]], inputs: Sequence[PromptInput], root: BlockHash
+    ) -> tuple[Prompt, ...]:
+        """Encode and hash. Runs on any thread."""
+        prompts = []
+        for text, given in zip(texts, inputs, strict=True):
+            if isinstance(text, str):
+                special = SpecialTokens.LEAVE_OUT if isinstance(given, Conversation) else SpecialTokens.ADD
+                tokens = tuple(self._tokenizer.encode(text, special))
+            else:
+                tokens = text
+                self._check_ids("prompt", tokens)
+            if not tokens:
+                _refuse("prompt", "is empty", "send at least one token of text")
+            prompts.append(Prompt(tokens=tokens, root=root, unit_hashes=tuple(extend_chain(root, tokens))))
+        return tuple(prompts)
+
+    def _check_ids(self, field: str, tokens: Sequence[int]) -> None:
+        if tokens and not 0 <= min(tokens) <= max(tokens) < self._tokenizer.vocabulary:
+            bad = next(token for token in tokens if not 0 <= token < self._tokenizer.vocabulary)
+            _refuse(field, f"names token {bad}", f"send token ids from 0 to {self._tokenizer.vocabulary - 1}")
+
+    def _sampling(self, wishes: SamplingWishes, prompts: Sequence[Prompt]) -> SamplingParams:
+        defaults = self._tokenizer.defaults
+        self._check_ids("logit_bias", [token for token, _ in wishes.logit_bias])
+        self._check_ids("stop_token_ids", wishes.stop_token_ids)
+        seed = secrets.randbits(64) if wishes.seed is None else wishes.seed
+        if not SEED_MIN <= seed < 2**64:
+            _refuse("seed", f"is {seed}", "send a 64-bit integer")
+        return SamplingParams(
+            max_tokens=self._max_tokens(wishes.max_tokens, prompts),
+            min_tokens=wishes.min_tokens,
+            temperature=_or(wishes.temperature, defaults.temperature),
+            top_k=_or(wishes.top_k, defaults.top_k),
+            top_p=_or(wishes.top_p, defaults.top_p),
+            min_p=_or(wishes.min_p, defaults.min_p),
+            repetition_penalty=_or(wishes.repetition_penalty, defaults.repetition_penalty),
+            presence_penalty=wishes.presence_penalty,
+            frequency_penalty=wishes.frequency_penalty,
+            logit_bias=wishes.logit_bias,
+            seed=seed % 2**64,
+            stop_token_ids=wishes.stop_token_ids,
+            ignore_eos=wishes.ignore_eos,
+            top_logprobs=wishes.top_logprobs,
+        )
+
+    def _max_tokens(self, wish: int | None, prompts: Sequence[Prompt]) -> int:
+        """The wish if it fits behind the longest prompt; all that fits when there is no wish."""
+        workers = self._fleet.sequence_tokens_max
+        limit = self._tokenizer.context_tokens if workers is None else min(workers, self._tokenizer.context_tokens)
+        longest = max(len(prompt.tokens) for prompt in prompts)
+        room = limit - longest
+        if room < 1:
+            _refuse("prompt", f"is {longest} tokens long", f"send at most {limit - 1}; output needs room too")
+        if wish is not None and wish > room:
+            problem = f"is {wish} after a prompt of {longest} tokens"
+            _refuse("max_tokens", problem, f"send at most {room}: the model holds {limit} tokens in all")
+        return room if wish is None else wish
+
+
+def _or(wish: T | None, default: T) -> T:
+    return default if wish is None else wish
+
+
+def _refuse(field: str, problem: str, remedy: str) -> NoReturn:
+    raise InvalidRequestError(field=field, problem=problem, remedy=remedy)

@@ -1,0 +1,163 @@
+"""One router process: puts the parts together, runs until told to stop, stops gracefully.
+
+Stopping: readiness turns false, new connections are refused, running requests may finish
+within a grace time, then everything is closed. The only file that knows all the others.
+Next: `http_server.py`, `fleet_service.py`, `dispatcher.py`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+from aiohttp import web
+
+from sluice.clock import Clock, SystemClock
+from sluice.config.router import RouterConfig
+from sluice.domain.ids import RouterId
+from sluice.errors import ConfigError
+from sluice.policy.admission import AdmissionLimits
+from sluice.policy.placement import PlacementRules
+from sluice.router.dispatcher import Dispatcher, DispatchLimits
+from sluice.router.fleet import Fleet
+from sluice.router.fleet_service import FleetService
+from sluice.router.http_server import HttpServer
+from sluice.router.inference_service import AdminService, InferenceService
+from sluice.router.intake import Intake, IntakeLimits
+from sluice.text import tokenizer as tokenizers
+from sluice.wire import channels
+from sluice.wire.gen import sluice_pb2_grpc
+
+TICK_S: Final = 0.25
+STOP_GRACE_S: Final = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningRouter:
+    """A router that serves. The ports are the real ones, also when the settings say 0."""
+
+    dispatcher: Dispatcher
+    http: HttpServer
+    http_port: int
+    grpc_port: int
+
+
+@contextlib.asynccontextmanager
+async def serve(config: RouterConfig, *, clock: Clock) -> AsyncIterator[RunningRouter]:
+    """Run a router until the block is left; what still runs then is cancelled.
+
+    Raises ModelLoadError if the model's text side cannot be read, ConfigError if a port is in use.
+    """
+    directory = Path(config.model_path)
+    tokenizer = tokenizers.load(directory)
+    router = RouterId(f"router-{secrets.token_hex(4)}")
+    fleet = Fleet(expiry_s=config.worker_expiry_s)
+    dispatcher = Dispatcher(
+        router=router, tokenizer=tokenizer, fleet=fleet, limits=_dispatch_limits(config), clock=clock
+    )
+    limits = IntakeLimits(
+        choices_max=config.choices_max,
+        prompts_max=config.prompts_max,
+        timeout_s=config.admission.request_timeout_s,
+    )
+    model = _model_name(config)
+    intake = Intake(tokenizer, fleet, model=model, limits=limits)
+    http = HttpServer(intake=intake, dispatcher=dispatcher, tokenizer=tokenizer, body_bytes_max=config.body_bytes_max)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(intake.close)
+        server = channels.make_server()
+        _add_services(server, config, dispatcher=dispatcher, intake=intake, router=router, clock=clock)
+        grpc_port = await _start_grpc(server, config)
+        stack.push_async_callback(server.stop, None)
+        http_port = await _start_http(http.application(), config, stack)
+        ticker = asyncio.create_task(_tick(dispatcher), name="router tick")
+        stack.callback(ticker.cancel)
+        _log.info("serving %s: http %s:%d, grpc %s:%d", model, config.host, http_port, config.host, grpc_port)
+        yield RunningRouter(dispatcher=dispatcher, http=http, http_port=http_port, grpc_port=grpc_port)
+
+
+async def run(config: RouterConfig) -> None:
+    """Serve until SIGTERM or SIGINT, then let running requests end. Raises what `serve` raises."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with serve(config, clock=SystemClock()) as router:
+        await stop.wait()
+        router.http.is_stopping = True
+        _log.info("stopping; %d sequences are running", router.dispatcher.sequences)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_GRACE_S):
+                await router.dispatcher.wait_idle()
+
+
+def _model_name(config: RouterConfig) -> str:
+    return config.model_name or Path(config.model_path).resolve().name
+
+
+def _dispatch_limits(config: RouterConfig) -> DispatchLimits:
+    admission = config.admission
+    return DispatchLimits(
+        admission=AdmissionLimits(
+            queue_sequences_max=admission.queue_requests_max,
+            queue_tokens_max=admission.queue_tokens_max,
+            inflight_sequences_max=admission.inflight_sequences_max,
+            queue_timeout_s=admission.queue_timeout_s,
+        ),
+        rules=PlacementRules(disaggregate_tokens_min=config.placement.disaggregate_tokens_min),
+        attempts_max=config.placement.attempts_max,
+        unread_tokens_max=config.stream_buffer_tokens_max,
+        records_max=config.records_max,
+    )
+
+
+def _add_services(
+    server: grpc.aio.Server,
+    config: RouterConfig,
+    *,
+    dispatcher: Dispatcher,
+    intake: Intake,
+    router: RouterId,
+    clock: Clock,
+) -> None:
+    fleet = FleetService(dispatcher, router=router, heartbeat_s=config.heartbeat_s)
+    sluice_pb2_grpc.add_FleetServicer_to_server(fleet, server)
+    sluice_pb2_grpc.add_InferenceServicer_to_server(InferenceService(intake, dispatcher), server)
+    sluice_pb2_grpc.add_AdminServicer_to_server(AdminService(dispatcher, clock), server)
+
+
+async def _start_grpc(server: grpc.aio.Server, config: RouterConfig) -> int:
+    try:
+        port = server.add_insecure_port(f"{config.host}:{config.grpc_port}")
+    except RuntimeError as error:
+        raise ConfigError(f"grpc_port: {config.host}:{config.grpc_port} cannot be bound; choose a free port") from error
+    await server.start()
+    return port
+
+
+async def _start_http(app: web.Application, config: RouterConfig, stack: contextlib.AsyncExitStack) -> int:
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    site = web.TCPSite(runner, config.host, config.http_port)
+    try:
+        await site.start()
+    except OSError as error:
+        where = f"{config.host}:{config.http_port}"
+        raise ConfigError(f"http_port: {where} cannot be bound ({error.strerror}); choose a free port") from error
+    port: int = runner.addresses[0][1]
+    return port
+
+
+async def _tick(dispatcher: Dispatcher) -> None:
+    while True:
+        await asyncio.sleep(TICK_S)
+        dispatcher.tick()
