@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-from pathlib import Path
 
 import aiohttp
 import pytest
@@ -13,7 +12,6 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from sluice.errors import ConfigError
-from sluice.telemetry import metric_table, reference_pages
 from sluice.telemetry.histogram import Histogram
 from sluice.telemetry.metric_table import (
     PROCESS_METRICS,
@@ -29,8 +27,6 @@ from sluice.telemetry.metric_table import (
 )
 from sluice.telemetry.metrics import RouterMetrics, WorkerMetrics
 from sluice.telemetry.metrics_server import start_metrics_server
-
-DOCS = Path(__file__).parents[2] / "docs" / "reference"
 
 
 def parsed(exposition: bytes) -> dict[str, Metric]:
@@ -152,15 +148,6 @@ def test_names_are_unique_and_end_in_their_unit() -> None:
         assert spec.buckets == tuple(sorted(spec.buckets))
         if spec.kind is Kind.HISTOGRAM and spec.name != "sluice_batch_sequences":
             assert spec.name.endswith("_seconds")
-
-
-def test_the_reference_pages_are_printed_from_the_tables(tmp_path: Path) -> None:
-    reference_pages.main(tmp_path)
-    for name in ("metrics.md", "tracing.md"):
-        assert (DOCS / name).read_text() == (tmp_path / name).read_text(), (
-            "run: python -m sluice.telemetry.reference_pages docs/reference"
-        )
-    assert metric_table.ROUTER_METRICS[0].name in (DOCS / "metrics.md").read_text()
 
 
 async def test_a_process_says_why_it_is_not_ready() -> None:
