@@ -5,13 +5,17 @@ feeds a Sender, the decode worker a Receiver, and each carries out the effects i
 order. A missing row raises. docs/handoff.md is drawn from these tables by `diagram.py`.
 
     sender    RESERVING -> PUSHING -> COMMITTING -> DONE
-                  |           |            |
-                  |        ABANDONING      |            the target failed; another may do
-                  `------> UNPLACED <------'  --> RESERVING again, or RESUMED here
+               |     |        |            |
+        refused|     |    ABANDONING       |
+               |     `----> FAILED <-------'      the router places the sequence anew
+           UNPLACED --> RESERVING again, or RESUMED here
 
     receiver  RESERVED --commit--> ATTACHED
                  `--> QUARANTINED --writes stopped--> FREED
 
+Why FAILED ends it, and REFUSED does not: after a failure the target may have taken the sequence
+over without our knowing, so nobody goes on under this epoch. Our blocks are free before the
+router hears of it, and still cached: the next owner can be this worker again at little cost.
 Why ABANDONING, CANCELLING and QUARANTINED exist: a push in flight may still read our blocks or
 write the receiver's. No block is reused until the transport says that nothing runs (law L4).
 Feed nothing to a handoff that has ended. Next: `mover.py` for the pushes, `lease.py`.
@@ -33,9 +37,10 @@ class SenderState(Enum):
     COMMITTING = "committing"  # every byte is there; asked the target to take over
     ABANDONING = "abandoning"  # gave up this target; pushes may still run
     CANCELLING = "cancelling"  # gave up the sequence; pushes may still run
-    UNPLACED = "unplaced"  # no target; the router names one, or nobody
+    UNPLACED = "unplaced"  # refused, so surely not taken over; the router names another target, or nobody
     DONE = "done"  # the target owns the sequence
     RESUMED = "resumed"  # it decodes here after all
+    FAILED = "failed"  # nobody owns it under this epoch; the router grants the next one
     CANCELLED = "cancelled"  # it is over
 
 
@@ -69,7 +74,7 @@ class SenderEffect(Enum):
     RESUME = "resume"
     REPORT_COMMITTED = "report committed"
     REPORT_REFUSED = "report refused"
-    REPORT_FAILED = "report failed"  # the router raises the epoch before anyone goes on
+    REPORT_FAILED = "report failed"  # the router grants the next epoch before anyone goes on
 
 
 class ReceiverState(Enum):
@@ -110,11 +115,12 @@ SenderRow: TypeAlias = tuple[SenderState, tuple[SenderEffect, ...]]
 ReceiverRow: TypeAlias = tuple[ReceiverState, tuple[ReceiverEffect, ...]]
 
 _S, _SE, _SX = SenderState, SenderEvent, SenderEffect
+_FAIL: Final = (_SX.RELEASE_BLOCKS, _SX.REPORT_FAILED)
 
 SENDER: Final[Mapping[tuple[SenderState, SenderEvent], SenderRow]] = {
     (_S.RESERVING, _SE.RESERVE_GRANTED): (_S.PUSHING, (_SX.START_PUSHES,)),
     (_S.RESERVING, _SE.RESERVE_REFUSED): (_S.UNPLACED, (_SX.REPORT_REFUSED,)),
-    (_S.RESERVING, _SE.RESERVE_LOST): (_S.UNPLACED, (_SX.DROP_RESERVATION, _SX.REPORT_FAILED)),
+    (_S.RESERVING, _SE.RESERVE_LOST): (_S.FAILED, (_SX.DROP_RESERVATION, *_FAIL)),
     (_S.RESERVING, _SE.CANCELLED): (_S.CANCELLED, (_SX.DROP_RESERVATION, _SX.RELEASE_BLOCKS)),
     (_S.PUSHING, _SE.PUSHES_DONE): (_S.COMMITTING, (_SX.SEND_COMMIT,)),
     (_S.PUSHING, _SE.PUSH_FAILED): (_S.ABANDONING, (_SX.STOP_PUSHES,)),
@@ -122,8 +128,8 @@ SENDER: Final[Mapping[tuple[SenderState, SenderEvent], SenderRow]] = {
     (_S.PUSHING, _SE.CANCELLED): (_S.CANCELLING, (_SX.STOP_PUSHES,)),
     # No push runs while committing, so nothing needs to be waited for.
     (_S.COMMITTING, _SE.COMMIT_ACCEPTED): (_S.DONE, (_SX.RELEASE_BLOCKS, _SX.REPORT_COMMITTED)),
-    (_S.COMMITTING, _SE.COMMIT_REFUSED): (_S.UNPLACED, (_SX.REPORT_FAILED,)),
-    (_S.COMMITTING, _SE.COMMIT_LOST): (_S.UNPLACED, (_SX.DROP_RESERVATION, _SX.REPORT_FAILED)),
+    (_S.COMMITTING, _SE.COMMIT_REFUSED): (_S.FAILED, _FAIL),
+    (_S.COMMITTING, _SE.COMMIT_LOST): (_S.FAILED, (_SX.DROP_RESERVATION, *_FAIL)),
     (_S.COMMITTING, _SE.LEASE_LOST): (_S.COMMITTING, ()),  # the answer to the commit decides
     (_S.COMMITTING, _SE.CANCELLED): (_S.CANCELLED, (_SX.DROP_RESERVATION, _SX.RELEASE_BLOCKS)),
     # The last bytes may land, or another push fail, after we gave up: it changes nothing.
@@ -131,7 +137,7 @@ SENDER: Final[Mapping[tuple[SenderState, SenderEvent], SenderRow]] = {
     (_S.ABANDONING, _SE.PUSH_FAILED): (_S.ABANDONING, ()),
     (_S.ABANDONING, _SE.LEASE_LOST): (_S.ABANDONING, ()),
     (_S.ABANDONING, _SE.CANCELLED): (_S.CANCELLING, ()),
-    (_S.ABANDONING, _SE.WRITES_STOPPED): (_S.UNPLACED, (_SX.DROP_RESERVATION, _SX.REPORT_FAILED)),
+    (_S.ABANDONING, _SE.WRITES_STOPPED): (_S.FAILED, (_SX.DROP_RESERVATION, *_FAIL)),
     (_S.CANCELLING, _SE.PUSHES_DONE): (_S.CANCELLING, ()),
     (_S.CANCELLING, _SE.PUSH_FAILED): (_S.CANCELLING, ()),
     (_S.CANCELLING, _SE.LEASE_LOST): (_S.CANCELLING, ()),
@@ -162,7 +168,7 @@ RECEIVER: Final[Mapping[tuple[ReceiverState, ReceiverEvent], ReceiverRow]] = {
     (_R.QUARANTINED, _RE.BOUND_REACHED): (_R.LOST, (_RX.RESTART_WORKER,)),
 }
 
-SENDER_ENDS: Final = frozenset({_S.DONE, _S.RESUMED, _S.CANCELLED})
+SENDER_ENDS: Final = frozenset({_S.DONE, _S.RESUMED, _S.FAILED, _S.CANCELLED})
 RECEIVER_ENDS: Final = frozenset({_R.ATTACHED, _R.FREED, _R.LOST})
 
 

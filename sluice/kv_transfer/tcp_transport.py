@@ -77,11 +77,13 @@ class TcpTransport:
             link.close()
 
     def submit(self, push: Push) -> None:
-        link = self._links.get(push.peer)
+        link, ranges = self._links.get(push.peer), push.descriptors
         if link is None:
             self._refuse(push, f"not connected to {push.peer}")
-        elif not is_inside(push.descriptors, source_bytes=len(self._view), target_bytes=self._peer_bytes[push.peer]):
+        elif not is_inside(ranges, source_bytes=len(self._view), target_bytes=self._peer_bytes[push.peer]):
             self._refuse(push, "a range lies outside the region")
+        elif ranges.total_bytes > self._peer_bytes[push.peer]:
+            self._refuse(push, "the ranges overlap: together they are larger than the region")
         else:
             self._pushed_to[push.push] = push.peer
             link.submit(push)
