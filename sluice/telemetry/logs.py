@@ -32,7 +32,7 @@ class LogFormat(Enum):
     """For machines, or for a person at a terminal."""
 
     JSON = "json"
-    TEXT = "text"
+    CONSOLE = "console"
 
 
 def configure_logs(
@@ -50,8 +50,8 @@ def configure_logs(
     match log_format:
         case LogFormat.JSON:
             handler.setFormatter(_JsonFormatter())
-        case LogFormat.TEXT:
-            handler.setFormatter(_TextFormatter())
+        case LogFormat.CONSOLE:
+            handler.setFormatter(_ConsoleFormatter())
         case _:
             assert_never(log_format)
     root = logging.getLogger()
@@ -90,7 +90,7 @@ class _JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
-class _TextFormatter(logging.Formatter):
+class _ConsoleFormatter(logging.Formatter):
     """A line a person can scan: time, level, who, message, fields."""
 
     def format(self, record: logging.LogRecord) -> str:

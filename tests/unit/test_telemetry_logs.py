@@ -51,8 +51,8 @@ def test_a_json_line_carries_time_level_worker_request_and_fields(stream: io.Str
     assert "request" not in second
 
 
-def test_a_text_line_says_who_and_which_request(stream: io.StringIO) -> None:
-    log = log_as(LogFormat.TEXT, stream)
+def test_a_console_line_says_who_and_which_request(stream: io.StringIO) -> None:
+    log = log_as(LogFormat.CONSOLE, stream)
     with logs.request_context("req-1"):
         log.warning("slow", extra={"fields": {"step_s": 0.5}})
     line = stream.getvalue()
