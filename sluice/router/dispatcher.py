@@ -16,7 +16,7 @@ from typing import Final
 from sluice.clock import Clock
 from sluice.domain.ids import RouterId, SequenceId
 from sluice.domain.load import WorkerInfo
-from sluice.domain.role import FinishReason
+from sluice.domain.role import FinishReason, Role
 from sluice.errors import CancelledError, DeadlineError, InvalidRequestError, NoWorkerError, SluiceError
 from sluice.policy import placement
 from sluice.policy.admission import AdmissionLimits, AdmissionQueue
@@ -25,6 +25,7 @@ from sluice.router.choice_text import ChoiceText
 from sluice.router.fleet import Fleet, Member
 from sluice.router.flow import Flow
 from sluice.router.job import Job
+from sluice.router.observer import Observer
 from sluice.router.output import Delivery, TokenLogprobs
 from sluice.router.records import Record, Records
 from sluice.router.request import Request
@@ -56,10 +57,18 @@ class Dispatcher:
     """All flows of one router. Implements what `flow.Floor` asks for."""
 
     def __init__(
-        self, *, router: RouterId, tokenizer: Tokenizer, fleet: Fleet, limits: DispatchLimits, clock: Clock
+        self,
+        *,
+        router: RouterId,
+        tokenizer: Tokenizer,
+        fleet: Fleet,
+        limits: DispatchLimits,
+        observer: Observer,
+        clock: Clock,
     ) -> None:
         self.records = Records(limits.records_max)
         self.fleet = fleet
+        self.observer = observer
         self._router = router
         self._tokenizer = tokenizer
         self._limits = limits
@@ -101,8 +110,8 @@ class Dispatcher:
             job,
             router=self._router,
             delivery=delivery,
-            accepted_s=now_s,
             attempts_max=self._limits.attempts_max,
+            observer=self.observer,
         )
         request.deadline = asyncio.get_running_loop().call_later(job.timeout_s, self._time_out, request)
         for choice in range(job.choices):
@@ -113,9 +122,20 @@ class Dispatcher:
 
     def release(self, request: Request) -> None:
         """The client is done with the request, or gone: whatever still runs is cancelled everywhere."""
+        if request.is_released:
+            return
+        request.is_released = True
         if request.deadline is not None:
             request.deadline.cancel()
+        is_complete = not request.open_sequences
         self._end(request, FinishReason.CANCELLED, None)
+        self.observer.request_ended(
+            request.span,
+            request.records,
+            error=request.error,
+            is_complete=is_complete,
+            now_s=self._clock.now_s(),
+        )
 
     # ------------------------------------------------------------ workers
 
@@ -171,6 +191,15 @@ class Dispatcher:
             self._end(flow.request, FinishReason.ERROR, error)
         self.fleet.index.expire(now_s=now_s)
         self._pump(now_s)
+        self._gauge()
+
+    def _gauge(self) -> None:
+        metrics = self.observer.metrics
+        metrics.queue_requests.set(len(self._queue))
+        metrics.inflight_requests.set(len(self._flows))
+        for role in Role:
+            ready = [member for member in self.fleet if member.is_ready and member.info.role is role]
+            metrics.set_workers(role.value, workers=len(ready))
 
     # ------------------------------------------------------------ what flows ask
 
@@ -222,6 +251,7 @@ class Dispatcher:
             record=record,
         )
         self.records.add(record)
+        request.records.append(record)
         self._flows[sequence] = flow
         self._idle.clear()
         request.open_sequences.add(sequence)
@@ -230,6 +260,7 @@ class Dispatcher:
     def _pump(self, now_s: float) -> None:
         """Place waiting sequences, first come first served, until one finds no room."""
         while (flow := self._queue.first()) is not None:
+            started_s = self._clock.now_s()
             facts = flow.facts()
             cached = self.fleet.index.match(flow.prompt.unit_hashes)
             views = self.fleet.views()
@@ -247,6 +278,9 @@ class Dispatcher:
                 self.fleet.index.expect(slot, flow.prompt.unit_hashes, now_s=now_s)
             prefill, decode = self.fleet.at(decision.prefill.slot), self.fleet.at(decision.decode.slot)
             flow.placed(decision, prefill=prefill, decode=decode, now_s=now_s)
+            took_s = self._clock.now_s() - started_s
+            traceparent = flow.request.traceparent
+            self.observer.placed(flow.record, decision, traceparent=traceparent, took_s=took_s, now_s=now_s)
 
     def _on_tokens(self, member: Member, step: pb.StepTokens, now_s: float) -> None:
         finishes, logprobs = _NO_FINISHES, _NO_LOGPROBS
@@ -273,6 +307,7 @@ class Dispatcher:
             outbox.wake()
             if outbox.unread_tokens > self._limits.unread_tokens_max and outbox.is_streaming:
                 self._end(flow.request, FinishReason.CANCELLED, CancelledError("the client reads too slowly"))
+        self.observer.count_gaps()
         if finishes:
             self._pump(now_s)
 
@@ -287,6 +322,7 @@ class Dispatcher:
         member.link.send(pb.RouterMessage(cancel=pb.Cancel(sequence=sequence, epoch=epoch)))
 
     def _on_handoff(self, report: pb.HandoffReport, now_s: float) -> None:
+        self.observer.handed_off(report)
         flow = self._flows.get(SequenceId(report.sequence))
         if flow is not None:
             flow.on_handoff(report, now_s=now_s)
@@ -323,7 +359,7 @@ class Dispatcher:
 
     def _end(self, request: Request, reason: FinishReason, error: SluiceError | None) -> None:
         if error is not None:
-            request.outbox.fail(error)
+            request.fail(error)
         if not request.open_sequences:
             return
         now_s = self._clock.now_s()

@@ -124,6 +124,7 @@ class Flow:
         record.placed_s = record.placed_s or now_s
         record.prefill_worker, record.decode_worker = prefill.name, decode.name
         record.decision = decision.reason
+        record.cached_tokens = max(record.cached_tokens, min(decision.cached_tokens, record.prompt_tokens))
         self._apply(Event.PLACED_SPLIT if decision.is_split else Event.PLACED_ALONE, now_s)
 
     def on_token(
@@ -152,8 +153,16 @@ class Flow:
             case pb.HANDOFF_COMMITTED:
                 self.record.handed_off(report, now_s=now_s)
                 self._committed(now_s)
-            case _:  # refused or failed: the prefill worker still holds the sequence
+            case pb.HANDOFF_REFUSED:  # surely not taken over: the prefill worker still holds the sequence
                 self._retarget(now_s)
+            case _:  # the target may have taken it over unheard: nobody goes on under this epoch
+                self._handoff_failed(report.reason, now_s)
+
+    def _handoff_failed(self, why: str, now_s: float) -> None:
+        if self.decode is not None:
+            self.excluded.add(self.decode.info.worker)
+        self.record.decision = f"{self.record.decision}; handoff failed: {why}"
+        self._apply(Event.FAILED, now_s)
 
     def on_worker_lost(self, member: Member, *, now_s: float) -> None:
         """A worker this sequence was sent to is gone."""
@@ -181,7 +190,7 @@ class Flow:
             return
         self.record.finish_reason = reason.value if error is None else error.code.value
         if error is not None:
-            self.request.outbox.fail(error)
+            self.request.fail(error)
         self._apply(Event.ENDED, now_s)
 
     # ------------------------------------------------------------ effects
@@ -274,8 +283,10 @@ class Flow:
 
     def _close(self, now_s: float) -> None:
         self._release()
-        self.record.state = "finished"
-        self.record.finished_s = now_s
+        record = self.record
+        record.state = "finished"
+        record.finished_s = now_s
+        self.request.observer.sequence_ended(record, traceparent=self.request.traceparent, now_s=now_s)
         self._floor.close(self)
 
     # ------------------------------------------------------------ tokens
@@ -316,9 +327,12 @@ class Flow:
         record.output_tokens += 1
         if record.output_tokens == 1:
             record.first_token_s = record.last_token_s = now_s
+            self.request.observer.first_token(record)
             if self.decode is None:
                 record.state = "decode"
             return
         gap_s = now_s - record.last_token_s
-        record.itl_max_s = max(record.itl_max_s, gap_s)
+        self.request.observer.gaps_s.append(gap_s)
+        if gap_s > record.itl_max_s:  # noqa: PLR1730 - per token, and half the cost of max()
+            record.itl_max_s = gap_s
         record.last_token_s = now_s

@@ -13,7 +13,7 @@ from typing import Final
 from aiohttp import web
 
 from sluice.clock import wall_ns
-from sluice.errors import BodyTooLargeError, InvalidRequestError, NoWorkerError, SluiceError
+from sluice.errors import BodyTooLargeError, InvalidRequestError, SluiceError
 from sluice.router import openai_errors, openai_replies, openai_schema
 from sluice.router.dispatcher import Dispatcher
 from sluice.router.intake import Intake, Wishes
@@ -21,6 +21,8 @@ from sluice.router.job import Job
 from sluice.router.openai_replies import Endpoint, ReplyWriter, UsageEvent
 from sluice.router.openai_schema import ChatBody, CompletionBody, GenerationBody
 from sluice.router.output import Delivery
+from sluice.router.request import Request
+from sluice.telemetry import metrics_server
 from sluice.text.tokenizer import Tokenizer
 
 TENANT_CHARS_MAX: Final = 256
@@ -52,50 +54,48 @@ class HttpServer:
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_get("/v1/models", self._models)
-        app.router.add_get("/healthz", self._healthz)
-        app.router.add_get("/readyz", self._readyz)
+        metrics_server.add_observation_routes(
+            app, exposition=self._dispatcher.observer.metrics.exposition, unhealthy=tuple, unready=self._unready
+        )
         return app
 
     async def _completions(self, http: web.Request) -> web.StreamResponse:
-        body = openai_schema.parse(await self._read(http), CompletionBody)
-        wishes = openai_schema.completion_wishes(
-            body, tenant=_tenant(http), timeout_s=_timeout_s(http), traceparent=http.headers.get("traceparent", "")
-        )
-        job = await self._intake.job(wishes)
-        echo = self._echo(wishes) if body.echo else ()
-        writer = ReplyWriter(
+        with self._dispatcher.observer.refusals():
+            body = openai_schema.parse(await self._read(http), CompletionBody)
+            wishes = openai_schema.completion_wishes(
+                body, tenant=_tenant(http), timeout_s=_timeout_s(http), traceparent=_traceparent(http)
+            )
+            job = await self._intake.job(wishes)
+            writer = self._writer(job, body, Endpoint.COMPLETIONS, echo=self._echo(wishes) if body.echo else ())
+            request = self._dispatcher.submit(job, _delivery(body))
+        return await self._answer(http, request, writer)
+
+    async def _chat(self, http: web.Request) -> web.StreamResponse:
+        with self._dispatcher.observer.refusals():
+            body = openai_schema.parse(await self._read(http), ChatBody)
+            wishes = openai_schema.chat_wishes(
+                body, tenant=_tenant(http), timeout_s=_timeout_s(http), traceparent=_traceparent(http)
+            )
+            job = await self._intake.job(wishes)
+            writer = self._writer(job, body, Endpoint.CHAT, echo=())
+            request = self._dispatcher.submit(job, _delivery(body))
+        return await self._answer(http, request, writer)
+
+    def _writer(self, job: Job, body: GenerationBody, endpoint: Endpoint, *, echo: tuple[str, ...]) -> ReplyWriter:
+        return ReplyWriter(
             job,
-            Endpoint.COMPLETIONS,
+            endpoint,
             model=self._intake.model,
             tokenizer=self._tokenizer,
             usage_event=_usage_event(body),
             echo=echo,
         )
-        return await self._answer(http, job, writer, is_streaming=bool(body.stream))
 
-    async def _chat(self, http: web.Request) -> web.StreamResponse:
-        body = openai_schema.parse(await self._read(http), ChatBody)
-        wishes = openai_schema.chat_wishes(
-            body, tenant=_tenant(http), timeout_s=_timeout_s(http), traceparent=http.headers.get("traceparent", "")
-        )
-        job = await self._intake.job(wishes)
-        writer = ReplyWriter(
-            job,
-            Endpoint.CHAT,
-            model=self._intake.model,
-            tokenizer=self._tokenizer,
-            usage_event=_usage_event(body),
-        )
-        return await self._answer(http, job, writer, is_streaming=bool(body.stream))
-
-    async def _answer(
-        self, http: web.Request, job: Job, writer: ReplyWriter, *, is_streaming: bool
-    ) -> web.StreamResponse:
-        request = self._dispatcher.submit(job, Delivery.EACH_STEP if is_streaming else Delivery.AT_END)
+    async def _answer(self, http: web.Request, request: Request, writer: ReplyWriter) -> web.StreamResponse:
         try:
             # Errors before the first token still get their own status code.
             pieces = await request.outbox.take()
-            if not is_streaming:
+            if not request.outbox.is_streaming:
                 return web.Response(body=writer.body(pieces), content_type=_JSON)
             response = web.StreamResponse(headers=_STREAM_HEADERS)
             await response.prepare(http)
@@ -120,15 +120,12 @@ class HttpServer:
         body = openai_replies.model_list(self._intake.model, created_s=self._created_s, context_tokens=context_tokens)
         return web.Response(body=body, content_type=_JSON)
 
-    async def _healthz(self, _: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
-
-    async def _readyz(self, _: web.Request) -> web.Response:
+    def _unready(self) -> tuple[str, ...]:
         if self.is_stopping:
-            raise NoWorkerError("the router is stopping; use another one")
+            return ("the router is stopping",)
         if not self._dispatcher.fleet.is_serving:
-            raise NoWorkerError("no worker is ready; start one, or wait until one has loaded the model")
-        return web.Response(text="ready\n")
+            return ("no worker is ready",)
+        return ()
 
     async def _read(self, http: web.Request) -> bytes:
         try:
@@ -169,6 +166,14 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
 def _usage_event(body: GenerationBody) -> UsageEvent:
     options = body.stream_options
     return UsageEvent.SEND if options is not None and options.include_usage else UsageEvent.OMIT
+
+
+def _delivery(body: GenerationBody) -> Delivery:
+    return Delivery.EACH_STEP if body.stream else Delivery.AT_END
+
+
+def _traceparent(http: web.Request) -> str:
+    return http.headers.get("traceparent", "")
 
 
 def _tenant(http: web.Request) -> str:

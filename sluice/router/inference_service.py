@@ -54,8 +54,9 @@ class InferenceService(sluice_pb2_grpc.InferenceServicer):
         return pb.ListModelsReply(models=[self._intake.model])
 
     async def _events(self, message: pb.GenerateRequest, *, timeout_s: float | None) -> AsyncIterator[pb.GenerateEvent]:
-        job = await self._intake.job(_wishes(message, timeout_s=timeout_s))
-        request = self._dispatcher.submit(job, Delivery.EACH_STEP)
+        with self._dispatcher.observer.refusals():
+            job = await self._intake.job(_wishes(message, timeout_s=timeout_s))
+            request = self._dispatcher.submit(job, Delivery.EACH_STEP)
         completion_tokens, open_choices = 0, job.choices
         try:
             while pieces := await request.outbox.take():

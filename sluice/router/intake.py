@@ -120,6 +120,7 @@ class Intake:
             sampling=self._sampling(wishes.sampling, prompts),
             stops=wishes.stops,
             timeout_s=self._timeout_s(wishes.timeout_s),
+            operation="chat" if isinstance(wishes.prompts[0], Conversation) else "text_completion",
             tenant=wishes.tenant,
             traceparent=wishes.traceparent,
         )

@@ -31,6 +31,7 @@ class Job:
     sampling: SamplingParams  # of choice 0; choice i draws with seed + i
     stops: tuple[str, ...]
     timeout_s: float
+    operation: str = "text_completion"  # or "chat": GenAI conventions' words
     tenant: str = ""
     traceparent: str = ""
 

@@ -30,6 +30,9 @@ from sluice.router.fleet_service import FleetService
 from sluice.router.http_server import HttpServer
 from sluice.router.inference_service import AdminService, InferenceService
 from sluice.router.intake import Intake, IntakeLimits
+from sluice.router.observer import Objectives, Observer
+from sluice.telemetry import logs, tracing
+from sluice.telemetry.metrics import RouterMetrics
 from sluice.text import tokenizer as tokenizers
 from sluice.wire import channels
 from sluice.wire.gen import sluice_pb2_grpc
@@ -60,8 +63,19 @@ async def serve(config: RouterConfig, *, clock: Clock) -> AsyncIterator[RunningR
     tokenizer = tokenizers.load(directory)
     router = RouterId(f"router-{secrets.token_hex(4)}")
     fleet = Fleet(expiry_s=config.worker_expiry_s)
+    model = _model_name(config)
+    observer = Observer(
+        RouterMetrics(queue_requests_max=config.admission.queue_requests_max),
+        objectives=Objectives(ttft_s=config.slo.ttft_s, tpot_s=config.slo.tpot_s),
+        model=model,
+    )
     dispatcher = Dispatcher(
-        router=router, tokenizer=tokenizer, fleet=fleet, limits=_dispatch_limits(config), clock=clock
+        router=router,
+        tokenizer=tokenizer,
+        fleet=fleet,
+        limits=_dispatch_limits(config),
+        observer=observer,
+        clock=clock,
     )
     limits = IntakeLimits(
         choices_max=config.choices_max,
@@ -86,6 +100,20 @@ async def serve(config: RouterConfig, *, clock: Clock) -> AsyncIterator[RunningR
 
 async def run(config: RouterConfig) -> None:
     """Serve until SIGTERM or SIGINT, then let running requests end. Raises what `serve` raises."""
+    telemetry = config.telemetry
+    logs.configure_logs(
+        log_format=logs.LogFormat(telemetry.log_format), level=telemetry.log_level, service="sluice-router"
+    )
+    tracing.configure(
+        exporter=tracing.Exporter(telemetry.traces), service="sluice-router", endpoint_or_path=telemetry.traces_to
+    )
+    try:
+        await _run_until_stopped(config)
+    finally:
+        await asyncio.to_thread(tracing.shutdown)
+
+
+async def _run_until_stopped(config: RouterConfig) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
