@@ -11,4 +11,4 @@ class TelemetryConfig:
     traces: Literal["none", "file", "otlp"] = "none"
     traces_to: str = ""  # a file for "file", an endpoint such as http://host:4318 for "otlp"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["text", "json"] = "text"
+    log_format: Literal["console", "json"] = "console"

@@ -1,1 +1,1 @@
-"""The wire: protobuf messages, channels, status mapping. Only `convert.py` and its siblings here touch generated code's fields."""
+"""The wire: protobuf messages, channels, status mapping. Only this package fills generated messages by hand."""

@@ -13,6 +13,7 @@ from sluice.domain.load import WorkerInfo, WorkerLoad
 from sluice.domain.role import Lifecycle, Role
 from sluice.domain.sampling import SamplingParams
 from sluice.domain.sequence import SequenceState
+from sluice.errors import InvalidRequestError
 from sluice.wire.gen import sluice_pb2 as pb
 from sluice.wire.version import WIRE_VERSION
 
@@ -23,8 +24,9 @@ def hashes_to_wire(hashes: Iterable[BlockHash]) -> bytes:
 
 
 def hashes_from_wire(packed: bytes) -> tuple[BlockHash, ...]:
-    """The hashes of a concatenation; a trailing partial one is a bug of the sender and refused."""
-    assert len(packed) % HASH_BYTES == 0, "hashes are 16 bytes each"
+    """The hashes of a concatenation. Raises InvalidRequestError on a partial one."""
+    if len(packed) % HASH_BYTES:
+        raise InvalidRequestError(field="unit_hashes", problem=f"is {len(packed)} bytes", remedy="send 16 bytes a hash")
     return tuple(BlockHash(packed[i : i + HASH_BYTES]) for i in range(0, len(packed), HASH_BYTES))
 
 
@@ -87,7 +89,12 @@ def state_to_wire(state: SequenceState) -> pb.SequenceState:
 
 
 def state_from_wire(message: pb.SequenceState) -> SequenceState:
-    """The inverse of `state_to_wire`."""
+    """The inverse of `state_to_wire`. Raises InvalidRequestError."""
+    if not 0 < message.prompt_tokens <= len(message.tokens):
+        problem = f"is {message.prompt_tokens} with {len(message.tokens)} tokens"
+        raise InvalidRequestError(
+            field="prompt_tokens", problem=problem, remedy="send 1 to as many as there are tokens"
+        )
     return SequenceState(
         sequence=SequenceId(message.sequence),
         request=RequestId(message.request),

@@ -478,18 +478,20 @@ class ReserveReply(_message.Message):
     def __init__(self, granted: _Optional[bool] = ..., refusal: _Optional[str] = ..., blocks: _Optional[_Iterable[int]] = ..., cached_tokens: _Optional[int] = ..., grant: _Optional[bytes] = ..., lease_s: _Optional[float] = ...) -> None: ...
 
 class CommitRequest(_message.Message):
-    __slots__ = ("from_boot", "transfer", "state", "proofs", "checksummed")
+    __slots__ = ("from_boot", "transfer", "state", "proofs", "checksummed", "transport")
     FROM_BOOT_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     PROOFS_FIELD_NUMBER: _ClassVar[int]
     CHECKSUMMED_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     from_boot: str
     transfer: int
     state: SequenceState
     proofs: _containers.RepeatedCompositeFieldContainer[GroupProof]
     checksummed: bool
-    def __init__(self, from_boot: _Optional[str] = ..., transfer: _Optional[int] = ..., state: _Optional[_Union[SequenceState, _Mapping]] = ..., proofs: _Optional[_Iterable[_Union[GroupProof, _Mapping]]] = ..., checksummed: _Optional[bool] = ...) -> None: ...
+    transport: str
+    def __init__(self, from_boot: _Optional[str] = ..., transfer: _Optional[int] = ..., state: _Optional[_Union[SequenceState, _Mapping]] = ..., proofs: _Optional[_Iterable[_Union[GroupProof, _Mapping]]] = ..., checksummed: _Optional[bool] = ..., transport: _Optional[str] = ...) -> None: ...
 
 class GroupProof(_message.Message):
     __slots__ = ("bytes", "crc32")

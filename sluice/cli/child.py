@@ -1,0 +1,90 @@
+"""One child process that never outlives its parent, and whose last words are kept.
+
+On Linux the kernel is asked to end the child when this process dies, however it dies.
+"""
+
+import ctypes
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Final
+
+from sluice.config import load
+from sluice.errors import SluiceError
+
+PR_SET_PDEATHSIG: Final = 1
+LAST_WORDS_LINES: Final = 15
+
+
+class ChildDiedError(SluiceError):
+    """A process of the local platform ended when it should not have."""
+
+
+@dataclass(slots=True)
+class Child:
+    """A process started from this one: `python -m` with a module and arguments."""
+
+    name: str
+    arguments: Sequence[str]
+    log_path: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    _process: "subprocess.Popen[bytes] | None" = None
+    _log: IO[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it with output going to `log_path`."""
+        self._log = self.log_path.open("ab")
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and modules
+            [sys.executable, "-m", *self.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            env=load.child_environment(self.environment),
+            start_new_session=True,  # Ctrl-C reaches us alone; we stop children in order
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - no threads yet
+        )
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "start() comes first"
+        return self._process.pid
+
+    def is_alive(self) -> bool:
+        """Whether it runs now."""
+        return self._process is not None and self._process.poll() is None
+
+    def check_alive(self) -> None:
+        """Raise ChildDiedError with its last words if it has ended."""
+        if not self.is_alive():
+            assert self._process is not None
+            raise ChildDiedError(f"{self.name} ended with status {self._process.returncode}:\n{self.last_words()}")
+
+    def last_words(self) -> str:
+        """The end of its output."""
+        lines = self.log_path.read_text(errors="replace").splitlines()[-LAST_WORDS_LINES:]
+        return "\n".join(f"    {line}" for line in lines) or "    (it said nothing)"
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM, once it is running."""
+        if self.is_alive():
+            assert self._process is not None
+            self._process.send_signal(signal.SIGTERM)
+
+    def stop(self, *, grace_s: float) -> None:
+        """Wait for it to end after `ask_to_stop`; kill it when the grace is over."""
+        if self._process is not None:
+            try:
+                self._process.wait(timeout=grace_s)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

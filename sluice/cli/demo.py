@@ -1,0 +1,91 @@
+"""`sluice demo`: a small platform, a few requests through the `openai` client, and where each one ran."""
+
+import argparse
+import time
+from typing import Final
+
+import grpc
+import openai
+from rich.console import Console
+from rich.text import Text
+
+from sluice.cli.demo_prompts import Question, is_right, questions
+from sluice.cli.demo_report import draw
+from sluice.cli.fleet_options import DEMO_MODEL, add_fleet_arguments, plan_from
+from sluice.cli.get import workers_table
+from sluice.cli.local_fleet import LocalFleet
+from sluice.cli.up import start_with_progress
+from sluice.wire.gen import sluice_pb2 as pb
+from sluice.wire.gen import sluice_pb2_grpc as rpc
+
+REQUEST_S_MAX: Final = 120.0
+RECORD_S_MAX: Final = 5.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `sluice demo`."""
+    add_fleet_arguments(parser, prefill=1, decode=2)
+    parser.add_argument("--seed", type=int, default=7, help="draws the questions (%(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit status 0 when every request was answered, and rightly so by the demo model."""
+    console = Console()
+    started_s = time.monotonic()
+    plan = plan_from(arguments, http_port=0, grpc_port=0)
+    console.print(f"Starting a router and {len(plan.roles())} workers, each a process of its own …")
+    with start_with_progress(plan, console) as fleet:
+        console.print(f"Ready after {time.monotonic() - started_s:.1f} s at {fleet.url}\n")
+        client = openai.OpenAI(base_url=fleet.url, api_key="none", max_retries=0, timeout=REQUEST_S_MAX)
+        wrong = 0
+        for question in questions(arguments.seed):
+            request, answer = _ask(client, fleet, question)
+            right = is_right(question, answer)
+            wrong += not right
+            console.print(draw(question, answer, _record(fleet, request), is_right=right))
+        _show_workers(console, fleet)
+    console.print("Every process has been stopped.")
+    if wrong and plan.model_path == DEMO_MODEL:
+        console.print(f"[red]{wrong} answers were wrong.[/red]")
+        return 1
+    return 0
+
+
+def _ask(client: openai.OpenAI, fleet: LocalFleet, question: Question) -> tuple[str, str]:
+    """Send one streamed chat request; return its id and the whole answer."""
+    parts: list[str] = []
+    request = ""
+    chunks = client.chat.completions.create(
+        model=fleet.plan.model_name,
+        messages=[{"role": "user", "content": question.prompt}],
+        max_tokens=question.max_tokens,
+        temperature=0,
+        stream=True,
+    )
+    for chunk in chunks:
+        request = chunk.id
+        parts += [choice.delta.content or "" for choice in chunk.choices]
+    return request, "".join(parts)
+
+
+def _record(fleet: LocalFleet, request: str) -> pb.RequestRow:
+    """The router's record of a request, once it says that the request has finished."""
+    deadline_s = time.monotonic() + RECORD_S_MAX
+    with grpc.insecure_channel(fleet.grpc_address) as channel:
+        admin = rpc.AdminStub(channel)
+        while True:
+            reply = admin.GetRequests(pb.GetRequestsRequest(request_id=request), timeout=RECORD_S_MAX)
+            row = reply.requests[0] if reply.requests else pb.RequestRow()
+            # A short answer can end before the report of its handoff has arrived.
+            is_complete = row.state == "finished" and (row.kv_bytes or row.prefill_worker == row.decode_worker)
+            if is_complete or time.monotonic() > deadline_s:
+                return row
+            time.sleep(0.05)
+
+
+def _show_workers(console: Console, fleet: LocalFleet) -> None:
+    with grpc.insecure_channel(fleet.grpc_address) as channel:
+        reply = rpc.AdminStub(channel).GetWorkers(pb.GetWorkersRequest(), timeout=RECORD_S_MAX)
+    console.print(Text("\nWorkers at the end:", "bold"))
+    console.print(workers_table(reply))
+    console.print()

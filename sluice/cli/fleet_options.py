@@ -1,0 +1,62 @@
+"""The options `sluice up` and `sluice demo` share, and the FleetPlan they make."""
+
+import argparse
+from pathlib import Path
+from typing import Final
+
+from sluice.cli.local_fleet import FleetPlan
+from sluice.config.telemetry import TelemetryConfig
+from sluice.config.worker import EngineConfig, TransferConfig
+from sluice.errors import ConfigError
+
+DEMO_MODEL: Final = Path(__file__).resolve().parent.parent / "demo_model"
+
+
+def add_fleet_arguments(parser: argparse.ArgumentParser, *, prefill: int, decode: int) -> None:
+    """Add the shared options, with these numbers of workers unless told otherwise."""
+    parser.add_argument("--model", default=str(DEMO_MODEL), help="a Hugging Face model directory (default: demo model)")
+    parser.add_argument("--name", default="", help="the model's name for clients (default: the directory's name)")
+    parser.add_argument("--prefill", type=int, default=prefill, metavar="N", help="prefill workers (%(default)s)")
+    parser.add_argument("--decode", type=int, default=decode, metavar="N", help="decode workers (%(default)s)")
+    parser.add_argument("--mixed", type=int, metavar="N", help="N colocated workers instead")
+    parser.add_argument("--transport", choices=["auto", "shm", "tcp", "nixl"], default="auto", help="how KV moves")
+    parser.add_argument("--block-tokens", type=int, default=16, help="KV block size, a multiple of 16 (%(default)s)")
+    parser.add_argument("--kv-memory-mib", type=int, default=128, help="KV pool of each worker (%(default)s)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where the engines run")
+    parser.add_argument("--traces", default="", metavar="WHERE", help="a file, or an OTLP endpoint (http://host:4318)")
+
+
+def plan_from(arguments: argparse.Namespace, *, http_port: int, grpc_port: int, host: str = "127.0.0.1") -> FleetPlan:
+    """The platform the options describe. Raises ConfigError naming the option."""
+    block_tokens: int = arguments.block_tokens
+    if block_tokens <= 0 or block_tokens % 16:
+        raise ConfigError(f"--block-tokens: is {block_tokens}; use a multiple of 16")
+    if arguments.kv_memory_mib <= 0:
+        raise ConfigError(f"--kv-memory-mib: is {arguments.kv_memory_mib}; use a positive number")
+    path = Path(arguments.model).expanduser()
+    if not path.is_dir():
+        raise ConfigError(f"--model: {path} is not a directory; give one with config.json and *.safetensors")
+    is_mixed = arguments.mixed is not None
+    return FleetPlan(
+        model_path=path.resolve(),
+        model_name=arguments.name or ("sluice-demo" if path.resolve() == DEMO_MODEL else path.resolve().name),
+        prefill=0 if is_mixed else arguments.prefill,
+        decode=0 if is_mixed else arguments.decode,
+        mixed=arguments.mixed if is_mixed else 0,
+        host=host,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        engine=EngineConfig(device=arguments.device, block_tokens=block_tokens, kv_memory_mib=arguments.kv_memory_mib),
+        transfer=TransferConfig()
+        if arguments.transport == "auto"
+        else TransferConfig(transports=(arguments.transport,)),
+        telemetry=_telemetry(arguments.traces),
+    )
+
+
+def _telemetry(traces: str) -> TelemetryConfig:
+    if not traces:
+        return TelemetryConfig()
+    if traces.startswith(("http://", "https://")):
+        return TelemetryConfig(traces="otlp", traces_to=traces)
+    return TelemetryConfig(traces="file", traces_to=str(Path(traces).expanduser().resolve()))

@@ -1,0 +1,241 @@
+"""One worker process, put together: engine, transports, stages, links; served until told to stop.
+
+The only place that knows all the parts. Order matters: memory before engine, engine before
+transports, everything before the first router hears of us; and the reverse when stopping, with
+KV memory unmapped last, because a peer may still be writing (law L4).
+"""
+
+import asyncio
+import dataclasses
+import logging
+import secrets
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+import torch
+
+from sluice.clock import SystemClock
+from sluice.config.worker import TransferConfig, WorkerConfig
+from sluice.decode_worker.arrivals import ArrivalTable
+from sluice.domain.ids import BootId, WorkerId
+from sluice.domain.load import WorkerInfo
+from sluice.domain.role import Role
+from sluice.engine.contract import EngineLimits, ModelFacts
+from sluice.engine.engine import PagedEngine
+from sluice.engine.model_loader import geometry_for, load_model
+from sluice.errors import ConfigError, TransportUnavailableError
+from sluice.kv_transfer import memory
+from sluice.kv_transfer.mover import Mover
+from sluice.kv_transfer.nixl_transport import NixlTransport
+from sluice.kv_transfer.shm_transport import ShmTransport
+from sluice.kv_transfer.tcp_transport import TcpTransport
+from sluice.kv_transfer.transport import Region, Transport
+from sluice.prefill_worker.handoffs import HandoffTable
+from sluice.telemetry.metrics import WorkerMetrics
+from sluice.telemetry.metrics_server import start_metrics_server
+from sluice.wire import channels
+from sluice.wire.gen import sluice_pb2_grpc as rpc
+from sluice.worker.lifecycle import Event
+from sluice.worker.peer_service import PeerService
+from sluice.worker.peers import OwnSide, Peers, own_identity
+from sluice.worker.router_link import RouterLink
+from sluice.worker.shell import Shell
+
+log = logging.getLogger(__name__)
+
+STOP_ENGINE_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltEngine:
+    """An engine, what it runs, and the memory it runs on."""
+
+    engine: PagedEngine
+    facts: ModelFacts
+    region: Region
+    memory: memory.KvMemory | None  # None when the KV pool is on a device
+
+
+def build_engine(config: WorkerConfig) -> BuiltEngine:
+    """Load the model and take the KV memory. Raises ModelLoadError or ConfigError."""
+    settings = config.engine
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = None if settings.device == "auto" else settings.device
+    dtype = None if settings.dtype == "auto" else settings.dtype
+    model = load_model(config.model_path, device=device, dtype=dtype, progress=_log_progress)
+    facts = model.facts
+    geometry = geometry_for(
+        facts, block_tokens=settings.block_tokens, memory_bytes=settings.kv_memory_mib * 1024 * 1024
+    )
+    limits = EngineLimits(
+        batch_sequences_max=settings.batch_sequences_max,
+        step_tokens_max=settings.step_tokens_max,
+        sequence_tokens_max=settings.sequence_tokens_max or facts.sequence_tokens_max,
+        waiting_sequences_max=settings.waiting_sequences_max,
+    )
+    if facts.device != "cpu":
+        engine = PagedEngine.build(model, geometry=geometry, limits=limits)
+        region = Region(address=engine.kv_address, size_bytes=geometry.region_bytes, device=engine.kv_device, view=None)
+        return BuiltEngine(engine, facts, region, None)
+    kv_memory = memory.allocate(geometry.region_bytes, shared="shm" in config.transfer.transports)
+    region = kv_memory.region()
+    engine = PagedEngine.build(model, geometry=geometry, limits=limits, kv_buffer=region.view)
+    return BuiltEngine(engine, facts, region, kv_memory)
+
+
+def make_transports(config: TransferConfig, *, boot: BootId, host: str, advertise_host: str) -> list[Transport]:
+    """The transports asked for that this machine has. Raises ConfigError if there is none."""
+    transports: list[Transport] = []
+    for name in config.transports:
+        try:
+            match name:
+                case "shm":
+                    transports.append(ShmTransport())
+                case "tcp":
+                    transports.append(TcpTransport(boot=boot, host=host, advertise_host=advertise_host))
+                case "nixl":
+                    transports.append(NixlTransport(boot=boot))
+        except TransportUnavailableError as error:
+            log.warning("transport %s is not available: %s", name, error)
+    if not transports:
+        raise ConfigError(f"transfer.transports: none of {', '.join(config.transports)} works here; add tcp")
+    return transports
+
+
+class WorkerProcess:
+    """All parts of one worker, wired. Made on the event loop; `run` once."""
+
+    def __init__(self, config: WorkerConfig, built: BuiltEngine) -> None:
+        self._config = config
+        self._built = built
+        boot = BootId(secrets.token_hex(8))
+        advertise_host = config.advertise_host or config.host
+        transports = make_transports(config.transfer, boot=boot, host=config.host, advertise_host=advertise_host)
+        self._mover = Mover(transports, built.region)
+        self._server = channels.make_server()
+        kv_port = listen(self._server, host=config.host, port=config.kv_port)
+        info = describe(config, built, boot=boot, kv_address=f"{advertise_host}:{kv_port}")
+        metrics = WorkerMetrics()
+        self._shell = Shell(built.engine, info, metrics, SystemClock())
+        identity = own_identity(model_fingerprint=built.facts.fingerprint, geometry=built.engine.geometry)
+        own = OwnSide(worker=info.worker, boot=boot, identity=identity)
+        self._peers = Peers(own, self._mover)
+        self._handoffs = HandoffTable(
+            shell=self._shell,
+            peers=self._peers,
+            mover=self._mover,
+            settings=config.transfer,
+            metrics=metrics,
+            view=built.region.view,
+        )
+        self._arrivals = ArrivalTable(
+            shell=self._shell,
+            mover=self._mover,
+            identity=identity,
+            settings=config.transfer,
+            metrics=metrics,
+            view=built.region.view,
+        )
+        built.engine.listen(self._handoffs.on_group)
+        self._shell.attach_stages(handoffs=self._handoffs, arrivals=self._arrivals)
+        service = PeerService(self._arrivals, lambda: own.hello(self._mover))
+        rpc.add_KvPeerServicer_to_server(service, self._server)
+
+    async def run(self) -> None:
+        """Join the routers and work until SIGTERM, SIGINT or the engine's death."""
+        observed = await start_metrics_server(
+            host=self._config.host,
+            port=self._config.metrics_port,
+            exposition=self._shell.exposition,
+            unhealthy=self._unhealthy,
+            unready=self._shell.unready,
+        )
+        self._shell.info = dataclasses.replace(self._shell.info, metrics_address=observed.address)
+        await self._server.start()
+        self._shell.open()
+        links = [RouterLink(address, self._shell) for address in self._config.routers]
+        tasks = [
+            *(asyncio.create_task(link.run(), name=f"link {link.address}") for link in links),
+            asyncio.create_task(self._handoffs.renew_forever(), name="lease-renewal"),
+            asyncio.create_task(self._arrivals.reap_forever(), name="lease-reaper"),
+        ]
+        try:
+            await wait_for_end(tasks, self._shell.died)
+        finally:
+            self._shell.life.on(Event.STOP)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await observed.close()
+            await self._close()
+
+    async def _close(self) -> None:
+        """Let transfers end within the grace, then take everything apart; memory last."""
+        try:
+            await asyncio.wait_for(self._handoffs.close(), self._config.stop_grace_s)
+        except TimeoutError:
+            log.warning("transfers were still running after %.0f s", self._config.stop_grace_s)
+        await self._peers.close()
+        await self._server.stop(grace=0.5)
+        await asyncio.to_thread(self._shell.steps.stop, timeout_s=STOP_ENGINE_S)
+        await asyncio.to_thread(self._mover.close)
+        if self._built.memory is not None:
+            self._built.memory.close()
+
+    def _unhealthy(self) -> list[str]:
+        reasons = [] if self._mover.is_alive else ["the KV mover has died"]
+        return [*reasons, "the engine has died"] if self._shell.died.done() else reasons
+
+
+async def serve(config: WorkerConfig, built: BuiltEngine) -> None:
+    """Run one worker to its end."""
+    await WorkerProcess(config, built).run()
+
+
+def describe(config: WorkerConfig, built: BuiltEngine, *, boot: BootId, kv_address: str) -> WorkerInfo:
+    """What this worker will say of itself to routers."""
+    return WorkerInfo(
+        worker=WorkerId(config.worker),
+        boot=boot,
+        role=Role(config.role),
+        model=config.model_name or Path(config.model_path).name,
+        model_fingerprint=built.facts.fingerprint,
+        kv_address=kv_address,
+        block_tokens=built.engine.geometry.block_tokens,
+        blocks=built.engine.geometry.blocks,
+        sequence_tokens_max=built.engine.limits.sequence_tokens_max,
+        batch_sequences_max=built.engine.limits.batch_sequences_max,
+        device=built.facts.device,
+    )
+
+
+def listen(server: grpc.aio.Server, *, host: str, port: int) -> int:
+    """The port the KvPeer service listens on. Raises ConfigError if it is taken."""
+    try:
+        return server.add_insecure_port(f"{host}:{port}")
+    except RuntimeError as error:
+        raise ConfigError(f"kv_port: cannot listen on {host}:{port}; free it or choose another") from error
+
+
+async def wait_for_end(tasks: Sequence["asyncio.Task[None]"], died: "asyncio.Future[None]") -> None:
+    """Return on SIGTERM or SIGINT; raise what ended a task or the engine that should have gone on."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    stopping = asyncio.create_task(stop.wait(), name="signals")
+    waited: list[asyncio.Future[object]] = [*tasks, died, stopping]  # type: ignore[list-item]  # Future is invariant
+    done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    for ended in done:
+        if ended is not stopping:
+            ended.result()
+
+
+def _log_progress(stage: str, fraction: float) -> None:
+    log.info("%s (%.0f %%)", stage, fraction * 100)

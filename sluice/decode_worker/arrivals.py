@@ -1,0 +1,307 @@
+"""Sequences being prefilled elsewhere for this worker: reserved, then committed or let go.
+
+The legal moves are the RECEIVER rows of `kv_transfer/handoff.py`; this file feeds the table what
+senders, leases and the transports say, and carries out the effects. Blocks are never freed while a
+write under their grant may still run (law L4); data is used only after Commit (law L5).
+Lives on the event loop. Next: `proof.py`.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Final, TypeVar, assert_never
+
+from sluice import clock
+from sluice.config.worker import TransferConfig
+from sluice.decode_worker import proof
+from sluice.domain.ids import BootId, Epoch, SequenceId
+from sluice.domain.kv import KvGeometry
+from sluice.domain.sequence import SequenceState
+from sluice.engine.contract import Reservation
+from sluice.errors import ReservationRefusedError, SluiceError
+from sluice.kv_transfer.fingerprint import Incompatible, KvIdentity, compare
+from sluice.kv_transfer.handoff import Receiver, ReceiverEffect, ReceiverEvent, ReceiverState
+from sluice.kv_transfer.lease import LeaseTable
+from sluice.kv_transfer.mover import Mover
+from sluice.kv_transfer.plan import block_ranges
+from sluice.telemetry import attributes, tracing
+from sluice.telemetry.metric_table import Direction
+from sluice.telemetry.metrics import WorkerMetrics
+from sluice.wire import convert
+from sluice.wire.gen import sluice_pb2 as pb
+from sluice.worker.shell import Shell
+
+log = logging.getLogger(__name__)
+
+K = TypeVar("K")
+V = TypeVar("V")
+Key = tuple[BootId, int]  # the sender's incarnation and its transfer number
+GRANT_BYTES: Final = 16
+REAP_EVERY_S: Final = 0.5
+SENDER_SAYS_DONE: Final = frozenset({ReceiverEvent.COMMITTED, ReceiverEvent.SENDER_STOPPED})
+REMEMBERED_MAX: Final = 4096  # senders' geometries, and commits already answered
+
+
+@dataclass(slots=True, kw_only=True)
+class Arrival:
+    """One reservation and who may write into it."""
+
+    key: Key
+    sequence: SequenceId
+    epoch: Epoch
+    sent_tokens: int
+    source: KvGeometry
+    reservation: Reservation
+    grant: bytes
+    protocol: Receiver = field(default_factory=Receiver)
+    is_committing: bool = False  # its commit is being checked: what else happens waits for the verdict
+
+
+class ArrivalTable:
+    """Every handoff this worker is the destination of. Implements `worker.stages.Arrivals`."""
+
+    def __init__(
+        self,
+        *,
+        shell: Shell,
+        mover: Mover,
+        identity: KvIdentity,
+        settings: TransferConfig,
+        metrics: WorkerMetrics,
+        view: memoryview | None,
+    ) -> None:
+        """`view` is this worker's KV region, for checksums; None when it is on a device."""
+        self._shell = shell
+        self._mover = mover
+        self._identity = identity
+        self._metrics = metrics
+        self._now_s = shell.now_s
+        self._view = view
+        self._lease_s = settings.lease_s
+        self._quarantined_bytes_max = settings.quarantine_fraction_max * identity.region_bytes
+        self._leases: LeaseTable[Key] = LeaseTable(lease_s=settings.lease_s, extension_s=settings.lease_s * 2 / 3)
+        self._arrivals: dict[Key, Arrival] = {}
+        self._being_held: set[SequenceId] = set()
+        self._senders: OrderedDict[BootId, KvGeometry] = OrderedDict()
+        self._committed: OrderedDict[Key, None] = OrderedDict()
+
+    @property
+    def leases(self) -> int:
+        return len(self._arrivals)
+
+    def meet(self, hello: pb.PeerHello) -> None:
+        """Remember a sender's geometry, if KV can flow from it."""
+        geometry = convert.geometry_from_wire(hello.geometry)
+        theirs = KvIdentity(
+            model_fingerprint=hello.model_fingerprint,
+            wire_version=hello.wire_version,
+            geometry=geometry,
+            region_bytes=hello.region_bytes,
+        )
+        verdict = compare(self._identity, theirs)
+        if isinstance(verdict, Incompatible):
+            log.warning("%s cannot send KV here: %s", hello.worker, verdict)
+            return
+        remember(self._senders, BootId(hello.boot), geometry)
+
+    # ---------------------------------------------------------------- what senders ask
+
+    async def reserve(self, request: pb.ReserveRequest) -> pb.ReserveReply:
+        key = (BootId(request.from_boot), request.transfer)
+        try:
+            source = self._admissible(request)
+            arrival = self._arrivals.get(key) or await self._hold(key, request, source)
+        except SluiceError as error:
+            return pb.ReserveReply(granted=False, refusal=str(error))
+        return pb.ReserveReply(
+            granted=True,
+            blocks=arrival.reservation.blocks,
+            cached_tokens=arrival.reservation.cached_tokens,
+            grant=arrival.grant,
+            lease_s=self._lease_s,
+        )
+
+    async def commit(self, request: pb.CommitRequest) -> pb.CommitReply:
+        key = (BootId(request.from_boot), request.transfer)
+        if key in self._committed:
+            return pb.CommitReply(attached=True)  # the same message twice
+        arrival = self._arrivals.get(key)
+        if arrival is None or arrival.is_committing:
+            return pb.CommitReply(attached=False, refusal="no such reservation is open here")
+        arrival.is_committing = True
+        started_ns = clock.wall_ns()
+        try:
+            state = convert.state_from_wire(request.state)
+            await self._check(arrival, state, request)
+            await self._feed(arrival, ReceiverEvent.COMMITTED)
+            await self._enter_batch(arrival, state)
+        except SluiceError as error:
+            log.warning("commit of sequence %d refused: %s", arrival.sequence, error)
+            if not arrival.protocol.has_ended:
+                await self._feed(arrival, ReceiverEvent.COMMIT_INVALID)
+            return pb.CommitReply(attached=False, refusal=str(error))
+        finally:
+            arrival.is_committing = False
+        self._record(state, request, started_ns)
+        return pb.CommitReply(attached=True)
+
+    async def abandon(self, request: pb.AbandonRequest) -> pb.AbandonReply:
+        arrival = self._arrivals.get((BootId(request.from_boot), request.transfer))
+        if arrival is not None and not arrival.is_committing:
+            has_stopped = request.writes_stopped
+            await self._feed(arrival, ReceiverEvent.SENDER_STOPPED if has_stopped else ReceiverEvent.SENDER_GAVE_UP)
+        return pb.AbandonReply()
+
+    async def renew(self, request: pb.RenewRequest) -> pb.RenewReply:
+        boot = BootId(request.from_boot)
+        lost = self._leases.renew([(boot, transfer) for transfer in request.transfers], now_s=self._now_s())
+        return pb.RenewReply(lost=[transfer for _, transfer in lost], lease_s=self._lease_s)
+
+    async def reap_forever(self) -> None:
+        """End leases that ran out, and free what no write can touch any more."""
+        while True:
+            await asyncio.sleep(REAP_EVERY_S)
+            for key in self._leases.expire(now_s=self._now_s()):
+                arrival = self._arrivals[key]
+                if not arrival.is_committing:
+                    log.warning("lease of sequence %d from %s ran out", arrival.sequence, key[0])
+                    await self._feed(arrival, ReceiverEvent.LEASE_EXPIRED)
+            for arrival in list(self._arrivals.values()):
+                if arrival.protocol.state is not ReceiverState.QUARANTINED:
+                    continue
+                if self._mover.revoke(arrival.grant):
+                    await self._feed(arrival, ReceiverEvent.WRITES_STOPPED)
+                elif self._mover.quarantined_bytes > self._quarantined_bytes_max:
+                    await self._feed(arrival, ReceiverEvent.BOUND_REACHED)
+
+    # ---------------------------------------------------------------- the steps
+
+    def _admissible(self, request: pb.ReserveRequest) -> KvGeometry:
+        """The sender's geometry. Raises ReservationRefusedError with the reason."""
+        if request.to_boot != self._shell.info.boot:
+            raise ReservationRefusedError("this worker has restarted since it was chosen")
+        if not self._shell.life.admits_work:
+            raise ReservationRefusedError(f"this worker is {self._shell.life.state.value}")
+        source = self._senders.get(BootId(request.from_boot))
+        if source is None:
+            raise ReservationRefusedError("a handshake with compatible KV comes first")
+        sequence = SequenceId(request.sequence)
+        epoch = self._shell.epoch_of(sequence)
+        if epoch is not None and epoch >= request.epoch:
+            raise ReservationRefusedError(f"the sequence already lives here under epoch {epoch}")
+        key = (BootId(request.from_boot), request.transfer)
+        is_elsewhere = any(other.sequence == sequence and other.key != key for other in self._arrivals.values())
+        if is_elsewhere or sequence in self._being_held:
+            raise ReservationRefusedError("another transfer of this sequence has not ended here yet")
+        return source
+
+    async def _hold(self, key: Key, request: pb.ReserveRequest, source: KvGeometry) -> Arrival:
+        sequence = SequenceId(request.sequence)
+        hashes = convert.hashes_from_wire(request.unit_hashes)
+        tokens = request.prompt_tokens
+        self._being_held.add(sequence)
+        try:
+            reservation = await self._shell.ask(
+                lambda engine: engine.reserve(sequence, prompt_tokens=tokens, unit_hashes=hashes)
+            )
+        finally:
+            self._being_held.discard(sequence)
+        geometry = self._identity.geometry
+        fresh = reservation.blocks[reservation.cached_tokens // geometry.block_tokens :]
+        arrival = Arrival(
+            key=key,
+            sequence=sequence,
+            epoch=Epoch(request.epoch),
+            sent_tokens=tokens,
+            source=source,
+            reservation=reservation,
+            grant=secrets.token_bytes(GRANT_BYTES),
+        )
+        self._arrivals[key] = arrival
+        self._leases.grant(key, now_s=self._now_s())
+        self._mover.allow(grant=arrival.grant, ranges=block_ranges(geometry, fresh))
+        return arrival
+
+    async def _check(self, arrival: Arrival, state: SequenceState, request: pb.CommitRequest) -> None:
+        """Whether this commit may be believed. Raises SluiceError saying why not."""
+        if arrival.protocol.state is not ReceiverState.RESERVED:
+            raise ReservationRefusedError("the reservation has already been given up")
+        if not self._leases.is_live(arrival.key, now_s=self._now_s()):
+            raise ReservationRefusedError("the lease ran out before the commit")
+        proof.check_state(state, sequence=arrival.sequence, epoch=arrival.epoch, sent_tokens=arrival.sent_tokens)
+        expected = proof.expect(
+            source=arrival.source,
+            target=self._identity.geometry,
+            reservation=arrival.reservation,
+            sent_tokens=arrival.sent_tokens,
+        )
+        view = self._view if request.checksummed else None
+        await asyncio.to_thread(proof.check_bytes, request.proofs, expected, view)
+
+    async def _enter_batch(self, arrival: Arrival, state: SequenceState) -> None:
+        """The engine decodes it from here. Raises SluiceError; its blocks are free again then."""
+        try:
+            if not self._shell.adopt(state):
+                raise ReservationRefusedError(f"router {state.router} is not connected to this worker")
+            await self._shell.ask(lambda engine: engine.attach(state))
+        except SluiceError:
+            self._shell.disown(state.sequence)
+            await self._shell.ask(lambda engine: engine.cancel_reservation(state.sequence))
+            raise
+        remember(self._committed, arrival.key, None)
+
+    async def _feed(self, arrival: Arrival, event: ReceiverEvent) -> None:
+        """Apply one event and do what follows from it."""
+        effects = arrival.protocol.on(event)
+        if arrival.protocol.has_ended:
+            del self._arrivals[arrival.key]
+        for effect in effects:
+            match effect:
+                case ReceiverEffect.CLOSE_GRANT if event in SENDER_SAYS_DONE:
+                    self._mover.end_grant(arrival.grant)
+                case ReceiverEffect.CLOSE_GRANT:
+                    self._mover.revoke(arrival.grant)
+                case ReceiverEffect.END_LEASE:
+                    self._leases.release(arrival.key)
+                case ReceiverEffect.FREE_BLOCKS:
+                    await self._shell.ask(lambda engine: engine.cancel_reservation(arrival.sequence))
+                case ReceiverEffect.ENTER_BATCH | ReceiverEffect.REFUSE_COMMIT:
+                    pass  # the answer to the commit: `commit` does it
+                case ReceiverEffect.RESTART_WORKER:
+                    self._shell.give_up_worker("KV blocks in quarantine never became safe")
+                case _:
+                    assert_never(effect)
+
+    def _record(self, state: SequenceState, request: pb.CommitRequest, started_ns: int) -> None:
+        moved_bytes = sum(group.bytes for group in request.proofs)
+        self._metrics.transferred(
+            transport=request.transport,
+            direction=Direction.RECEIVED,
+            moved_bytes=moved_bytes,
+            seconds=0.0,
+        )
+        if not tracing.is_on():
+            return
+        tracing.record_span(
+            attributes.SpanName.ATTACH,
+            parent=state.traceparent,
+            start_ns=started_ns,
+            end_ns=clock.wall_ns(),
+            attributes={
+                attributes.WORKER: self._shell.info.worker,
+                attributes.REQUEST_ID: state.request,
+                attributes.SEQUENCE: state.sequence,
+                attributes.EPOCH: state.epoch,
+                attributes.TRANSFER_BYTES: moved_bytes,
+            },
+        )
+
+
+def remember(memory: OrderedDict[K, V], key: K, value: V) -> None:
+    """Add to a bounded memory; the oldest entry makes room."""
+    memory[key] = value
+    memory.move_to_end(key)
+    while len(memory) > REMEMBERED_MAX:
+        memory.popitem(last=False)

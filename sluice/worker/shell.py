@@ -1,0 +1,304 @@
+"""The worker's centre: which sequences live here, for whom, and where their tokens go.
+
+Lives on the event loop. Commands from routers become calls on the engine's thread; step reports
+come back as one StepTokens message per router. A sequence is forgotten when it finishes, fails,
+is cancelled, is handed off, or loses its router. Next: `prefill_worker/handoffs.py` and
+`decode_worker/arrivals.py`, the stages; `step_loop.py`, the engine's thread.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
+
+from sluice.clock import Clock
+from sluice.domain.ids import Epoch, RouterId, SequenceId
+from sluice.domain.load import WorkerInfo, WorkerLoad
+from sluice.domain.sequence import SequenceState
+from sluice.engine.contract import BlockCounts, Engine, PrefixChange, StepReport, TokenOut
+from sluice.errors import InvalidRequestError, NoWorkerError, SluiceError, TransferError
+from sluice.telemetry.metrics import WorkerMetrics
+from sluice.wire import convert
+from sluice.wire.gen import sluice_pb2 as pb
+from sluice.worker.lifecycle import Event, WorkerLife
+from sluice.worker.prefill_spans import PrefillSpans
+from sluice.worker.prefix_feed import PrefixFeed
+from sluice.worker.router_link import RouterLink
+from sluice.worker.stages import Arrivals, Handoffs
+from sluice.worker.step_loop import IDLE, StepLoop
+
+COUNT_BLOCKS_EVERY_S: Final = 0.5  # counting looks at every block table, so not after every step
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Live:
+    """A sequence whose tokens this worker may emit."""
+
+    link: RouterLink
+    router: RouterId
+    epoch: Epoch
+    is_handoff: bool
+
+
+class Shell:
+    """One worker, without its stages' protocols. `attach_stages` completes it."""
+
+    def __init__(self, engine: Engine, info: WorkerInfo, metrics: WorkerMetrics, clock: Clock) -> None:
+        self.life = WorkerLife()
+        self.info = info
+        self.geometry = engine.geometry
+        self.now_s = clock.now_s
+        self._loop = asyncio.get_running_loop()
+        self.died: asyncio.Future[None] = self._loop.create_future()
+        self.steps = StepLoop(engine, on_change=self._from_engine_thread, on_death=self._from_dying_thread)
+        self._metrics = metrics
+        self._live: dict[SequenceId, Live] = {}
+        self._links: dict[RouterId, RouterLink] = {}
+        self._feed = PrefixFeed()
+        self._load = WorkerLoad(lifecycle=self.life.state)
+        self._blocks: BlockCounts | None = None
+        self._counted_s = -COUNT_BLOCKS_EVERY_S
+        self._spans = PrefillSpans(info.worker)
+        self._handoffs: Handoffs
+        self._arrivals: Arrivals
+
+    def attach_stages(self, *, handoffs: Handoffs, arrivals: Arrivals) -> None:
+        """Give the shell its stages; before `open`."""
+        self._handoffs = handoffs
+        self._arrivals = arrivals
+
+    def open(self) -> None:
+        """Start the engine's thread and admit work."""
+        self.steps.start()
+        self.life.on(Event.LOADED)
+
+    async def ask(self, question: Callable[[Engine], T]) -> T:
+        """Run `question` on the engine's thread, between two steps."""
+        return await asyncio.wrap_future(self.steps.call(question))
+
+    # ---------------------------------------------------------------- what links ask (LinkOwner)
+
+    def registration(self) -> pb.Register:
+        return convert.info_to_wire(self.info)
+
+    def heartbeat(self) -> pb.Heartbeat:
+        return convert.load_to_wire(self.load())
+
+    def prefixes(self) -> pb.PrefixUpdate:
+        return self._feed.whole()
+
+    def exposition(self) -> bytes:
+        """The worker's metrics in Prometheus' format, gauges as of now."""
+        if (blocks := self._blocks) is not None:
+            self._metrics.set_blocks(
+                free=blocks.free, cached=blocks.cached, active=blocks.active, held=blocks.held, reserved=blocks.reserved
+            )
+        self._metrics.leases.set(self._arrivals.leases)
+        self._metrics.running_sequences.set(self._load.running_sequences)
+        self._metrics.waiting_sequences.set(self._load.waiting_sequences)
+        self._metrics.ready.set(1 if self.life.admits_work and self._links else 0)
+        return self._metrics.exposition()
+
+    def unready(self) -> list[str]:
+        """Why routers should not send work here; empty when they may."""
+        reasons = [] if self.life.admits_work else [f"worker is {self.life.state.value}"]
+        return reasons if self._links else [*reasons, "no router is connected"]
+
+    def load(self) -> WorkerLoad:
+        """The latest load, with what the engine cannot know filled in."""
+        return replace(self._load, lifecycle=self.life.state, leases=self._arrivals.leases)
+
+    def on_joined(self, link: RouterLink, router: RouterId) -> None:
+        self._links[router] = link
+
+    def on_lost(self, link: RouterLink, router: RouterId) -> None:
+        """Its sequences have nobody to answer to; the router places them anew."""
+        if self._links.get(router) is link:
+            del self._links[router]
+        for sequence in [s for s, live in self._live.items() if live.link is link]:
+            self._drop(sequence)
+
+    def on_message(self, link: RouterLink, message: pb.RouterMessage) -> None:
+        match message.WhichOneof("body"):
+            case "start":
+                self._start(link, message.start)
+            case "retarget":
+                target = message.retarget.target if message.retarget.HasField("target") else None
+                sequence = SequenceId(message.retarget.sequence)
+                if self._is_current(sequence, Epoch(message.retarget.epoch)):
+                    self._handoffs.retarget(sequence, Epoch(message.retarget.epoch), target)
+            case "cancel":
+                sequence = SequenceId(message.cancel.sequence)
+                live = self._live.get(sequence)
+                if live is not None and live.epoch <= message.cancel.epoch:
+                    self._drop(sequence)
+            case other:
+                log.warning("router at %s sent an unexpected %s", link.address, other)
+
+    # ---------------------------------------------------------------- sequences
+
+    def _start(self, link: RouterLink, start: pb.Start) -> None:
+        sequence, epoch = SequenceId(start.state.sequence), Epoch(start.state.epoch)
+        try:
+            state = convert.state_from_wire(start.state)
+            if not self.life.admits_work:
+                raise NoWorkerError(f"worker {self.info.worker} is {self.life.state.value}; place elsewhere")
+            if sequence in self._live:
+                raise InvalidRequestError(field="sequence", problem="already runs here", remedy="use a new id")
+        except SluiceError as error:
+            link.send(failure(sequence, epoch, error))
+            return
+        hold = start.HasField("target")
+        self._live[sequence] = Live(link, state.router, state.epoch, is_handoff=hold)
+        parent = self._spans.begin(state)
+        added = self.steps.call(lambda engine: engine.add(state, hold=hold))
+        added.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._on_added, sequence, epoch, done))
+        if hold:
+            self._handoffs.begin(state, start.target, parent=parent)
+
+    def _on_added(self, sequence: SequenceId, epoch: Epoch, added: "Future[None]") -> None:
+        error = added.exception()
+        if error is None:
+            return
+        if not isinstance(error, SluiceError):
+            raise error
+        live = self._live.pop(sequence, None)
+        if live is not None:
+            self._handoffs.on_ended(sequence)
+            self._spans.end(sequence, error=error.code.value)
+            live.link.send(failure(sequence, epoch, error))
+
+    def adopt(self, state: SequenceState) -> bool:
+        """A handed-off sequence is about to decode here. False if its router is not connected."""
+        link = self._links.get(state.router)
+        if link is None:
+            return False
+        self._live[state.sequence] = Live(link, state.router, state.epoch, is_handoff=False)
+        return True
+
+    def disown(self, sequence: SequenceId) -> None:
+        """It lives elsewhere now, or never came to be; say nothing more of it."""
+        self._live.pop(sequence, None)
+
+    def decode_here(self, sequence: SequenceId) -> None:
+        """A held sequence's handoff is off: it goes on on this worker."""
+        if (live := self._live.get(sequence)) is not None:
+            live.is_handoff = False
+        self.steps.call(lambda engine: engine.resume(sequence))
+
+    def report(self, sequence: SequenceId, message: pb.HandoffReport) -> None:
+        """Tell the sequence's router how its handoff went."""
+        if (live := self._live.get(sequence)) is not None:
+            live.link.send(pb.WorkerMessage(handoff=message))
+
+    def epoch_of(self, sequence: SequenceId) -> Epoch | None:
+        """The epoch under which the sequence lives here, if it does."""
+        live = self._live.get(sequence)
+        return live.epoch if live is not None else None
+
+    def _is_current(self, sequence: SequenceId, epoch: Epoch) -> bool:
+        return self.epoch_of(sequence) == epoch
+
+    def _drop(self, sequence: SequenceId) -> None:
+        live = self._live.pop(sequence)
+        self._spans.end(sequence, error="cancelled")
+        if not (live.is_handoff and self._handoffs.cancel(sequence)):
+            self.steps.call(lambda engine: engine.abort(sequence))
+
+    @property
+    def live_sequences(self) -> int:
+        return len(self._live)
+
+    # ---------------------------------------------------------------- the engine's reports
+
+    def _from_engine_thread(self, engine: Engine, report: StepReport) -> None:
+        is_due = report is IDLE or self.now_s() - self._counted_s > COUNT_BLOCKS_EVERY_S
+        blocks = engine.blocks() if is_due else None
+        self._loop.call_soon_threadsafe(self._on_report, report, engine.load(), blocks, engine.take_prefix_change())
+
+    def _from_dying_thread(self, error: BaseException) -> None:
+        self._loop.call_soon_threadsafe(self._on_death, error)
+
+    def give_up_worker(self, why: str) -> None:
+        """Only a restart of the process can mend this: end it, so that its supervisor starts a new one."""
+        self._on_death(TransferError(why))
+
+    def _on_death(self, error: BaseException) -> None:
+        if not self.died.done():
+            self.died.set_exception(error)
+
+    def _on_report(
+        self, report: StepReport, load: WorkerLoad, blocks: BlockCounts | None, change: PrefixChange
+    ) -> None:
+        self._load = load
+        if blocks is not None:
+            self._blocks, self._counted_s = blocks, self.now_s()
+        self._send_tokens(report.tokens)
+        for sequence in report.held:
+            self._handoffs.on_held(sequence)
+        for sequence, why in report.failed:
+            if (live := self._live.pop(sequence, None)) is not None:
+                self._handoffs.on_ended(sequence)
+                self._spans.end(sequence, error="internal")
+                live.link.send(failure(sequence, live.epoch, SluiceError(why)))
+        update = self._feed.apply(change)
+        if update is not None:
+            for link in self._links.values():
+                link.send(pb.WorkerMessage(prefix=update))
+        if report is IDLE:
+            return
+        self._metrics.stepped(
+            seconds=report.seconds,
+            prefill_tokens=report.prefill_tokens,
+            decode_sequences=report.decode_sequences,
+            preempted=report.preempted,
+            failed=len(report.failed),
+        )
+
+    def _send_tokens(self, tokens: Sequence[TokenOut]) -> None:
+        messages: dict[RouterLink, pb.StepTokens] = {}
+        for out in tokens:
+            live = self._live.get(out.sequence)
+            if live is None or live.epoch != out.epoch:
+                continue
+            message = messages.setdefault(live.link, pb.StepTokens())
+            add_row(message, out)
+            self._spans.end(out.sequence)
+            if out.finish is not None:
+                del self._live[out.sequence]
+                if live.is_handoff:
+                    self._handoffs.on_ended(out.sequence)
+        for link, message in messages.items():
+            link.send(pb.WorkerMessage(tokens=message))
+
+
+def add_row(message: pb.StepTokens, out: TokenOut) -> None:
+    """Append one token to the columns of a step."""
+    row = len(message.token)
+    message.sequence.append(out.sequence)
+    message.epoch.append(out.epoch)
+    message.index.append(out.index)
+    message.token.append(out.token)
+    if out.finish is not None:
+        message.finish.add(row=row, reason=out.finish.value)
+    if out.logprobs is not None:
+        tops = out.logprobs.top
+        values = pb.TokenLogprobs(
+            token=out.token,
+            logprob=out.logprobs.chosen,
+            top_tokens=[token for token, _ in tops],
+            top_logprobs=[value for _, value in tops],
+        )
+        message.logprobs.add(row=row, logprobs=values)
+
+
+def failure(sequence: SequenceId, epoch: Epoch, error: SluiceError) -> pb.WorkerMessage:
+    """The message that says a sequence cannot go on here, and whose fault it is."""
+    field = error.field if isinstance(error, InvalidRequestError) else ""
+    failed = pb.SequenceFailed(sequence=sequence, epoch=epoch, code=error.code.value, message=str(error), field=field)
+    return pb.WorkerMessage(failed=failed)

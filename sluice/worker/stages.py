@@ -1,0 +1,62 @@
+"""What the shell asks of the stages above it. The stages are strangers to each other.
+
+`prefill_worker` implements Handoffs, `decode_worker` implements Arrivals; a process hosts both,
+and its role only says what routers send it. Next: `shell.py`.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from sluice.domain.ids import Epoch, SequenceId
+from sluice.domain.sequence import SequenceState
+from sluice.engine.contract import Fence, KvSpan
+from sluice.wire.gen import sluice_pb2 as pb
+
+
+class Handoffs(Protocol):
+    """Sequences prefilled here for other workers. Every method returns at once."""
+
+    def begin(self, state: SequenceState, target: pb.DecodeTarget, *, parent: str) -> None:
+        """A sequence added with `hold` is to decode at `target`; `parent` is the trace context of its prefill."""
+        ...
+
+    def on_group(self, group: int, spans: Sequence[KvSpan], fence: Fence) -> None:
+        """A layer group of held sequences has been written."""
+        ...
+
+    def on_held(self, sequence: SequenceId) -> None:
+        """Its prefill is complete and its first token chosen."""
+        ...
+
+    def on_ended(self, sequence: SequenceId) -> None:
+        """Its first token finished it, or it failed: no handoff is needed."""
+        ...
+
+    def retarget(self, sequence: SequenceId, epoch: Epoch, target: pb.DecodeTarget | None) -> None:
+        """After a refusal or failure: another target, or none, which means decode here."""
+        ...
+
+    def cancel(self, sequence: SequenceId) -> bool:
+        """Give the sequence up. True if it was in a handoff: its blocks are freed here when safe."""
+        ...
+
+
+class Arrivals(Protocol):
+    """Reservations for sequences prefilled elsewhere; what the KvPeer service calls."""
+
+    def meet(self, hello: pb.PeerHello) -> None:
+        """A peer introduces itself; senders must before they reserve."""
+        ...
+
+    async def reserve(self, request: pb.ReserveRequest) -> pb.ReserveReply: ...
+
+    async def commit(self, request: pb.CommitRequest) -> pb.CommitReply: ...
+
+    async def abandon(self, request: pb.AbandonRequest) -> pb.AbandonReply: ...
+
+    async def renew(self, request: pb.RenewRequest) -> pb.RenewReply: ...
+
+    @property
+    def leases(self) -> int:
+        """Reservations held for others now, quarantined ones included."""
+        ...
