@@ -95,7 +95,7 @@ class BatchExporter:
         self._refused_spans = 0  # written by threads that end spans
         self._undelivered_spans = 0  # written by the exporting thread
         self._sink = sink
-        self._resource = [_key_value(key, value) for key, value in resource.items()]
+        self._resource = _attributes_json(resource)
         self._queue: deque[RecordingSpan] = deque()
         self._wake = threading.Event()
         self._stopping = False
@@ -162,7 +162,7 @@ def _span_json(span: RecordingSpan) -> dict[str, Any]:
         "kind": _KIND_SERVER if span.name is SpanName.REQUEST else _KIND_INTERNAL,
         "startTimeUnixNano": str(span.start_ns),
         "endTimeUnixNano": str(span.end_ns),
-        "attributes": [_key_value(key, value) for key, value in span.attributes.items()],
+        "attributes": _attributes_json(span.attributes),
     }
     if span.parent_span_id:
         fields["parentSpanId"] = span.parent_span_id
@@ -171,11 +171,16 @@ def _span_json(span: RecordingSpan) -> dict[str, Any]:
     return fields
 
 
-def _key_value(key: str, value: AttributeValue) -> dict[str, Any]:
-    field = _PLAIN_FIELDS.get(type(value))
-    if field is not None:
-        return {"key": key, "value": {field: value}}
+def _attributes_json(attributes: Attributes) -> list[dict[str, Any]]:
+    plain = _PLAIN_FIELDS
+    return [
+        {"key": key, "value": {plain[type(value)]: value} if type(value) in plain else _other_value(value)}
+        for key, value in attributes.items()
+    ]
+
+
+def _other_value(value: AttributeValue) -> dict[str, Any]:
     if isinstance(value, int):
-        return {"key": key, "value": {"intValue": str(value)}}  # 64 bits do not fit a JSON number
+        return {"intValue": str(value)}  # 64 bits do not fit a JSON number
     assert isinstance(value, Sequence), "attributes are text, numbers, booleans or sequences of text"
-    return {"key": key, "value": {"arrayValue": {"values": [{"stringValue": item} for item in value]}}}
+    return {"arrayValue": {"values": [{"stringValue": item} for item in value]}}
