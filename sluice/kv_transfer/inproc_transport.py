@@ -6,6 +6,7 @@ abandoning stops nothing, and the bytes written late are the source's bytes at t
 Grants and ranges are checked at delivery. Next: `shm_transport.py`.
 """
 
+import threading
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -28,21 +29,36 @@ class _Flight:
 
 @dataclass(slots=True)
 class InprocNetwork:
-    """Joins transports of one process. `is_held` keeps pushes in flight until deliver() or lose()."""
+    """Joins transports of one process. `is_held` keeps pushes in flight until deliver() or lose().
+
+    One lock guards the network and what its members have to report: their movers have threads.
+    """
 
     is_held: bool = False
+    lock: threading.RLock = field(default_factory=threading.RLock)
     members: dict[BootId, "InprocTransport"] = field(default_factory=dict)
     flights: deque[_Flight] = field(default_factory=deque)
 
     def deliver(self, count: int | None = None) -> None:
         """Carry out the oldest `count` pushes in flight, or all."""
-        for _ in range(len(self.flights) if count is None else count):
-            flight = self.flights.popleft()
-            flight.sender.settle(flight.push, flight.since_s, self._write(flight))
+        with self.lock:
+            for _ in range(len(self.flights) if count is None else count):
+                flight = self.flights.popleft()
+                flight.sender.settle(flight.push, flight.since_s, self._write(flight))
 
     def lose(self, boot: BootId, *, reason: str) -> None:
         """Fail every push in flight to `boot`; not a byte of them is written."""
-        lost = [flight for flight in self.flights if flight.push.peer == boot]
+        with self.lock:
+            lost = [flight for flight in self.flights if flight.push.peer == boot]
+            self._end(lost, reason)
+
+    def leave(self, sender: "InprocTransport", boot: BootId) -> None:
+        """Fail what `sender` has in flight to `boot`."""
+        with self.lock:
+            lost = [flight for flight in self.flights if flight.sender is sender and flight.push.peer == boot]
+            self._end(lost, "disconnected")
+
+    def _end(self, lost: list[_Flight], reason: str) -> None:
         for flight in lost:
             self.flights.remove(flight)
             flight.sender.settle(flight.push, flight.since_s, reason)
@@ -98,15 +114,13 @@ class InprocTransport:
 
     def disconnect(self, boot: BootId) -> None:
         self._peers.discard(boot)
-        for flight in [flight for flight in self._network.flights if flight.sender is self]:
-            if flight.push.peer == boot:
-                self._network.flights.remove(flight)
-                self.settle(flight.push, flight.since_s, "disconnected")
+        self._network.leave(self, boot)
 
     def submit(self, push: Push) -> None:
         since_s = self._clock.now_s()
         if push.peer in self._peers:
-            self._network.flights.append(_Flight(self, push, since_s))
+            with self._network.lock:
+                self._network.flights.append(_Flight(self, push, since_s))
         else:
             self.settle(push, since_s, f"not connected to {push.peer}")
 
@@ -116,7 +130,8 @@ class InprocTransport:
     def poll(self) -> list[PushResult]:
         if not self._network.is_held:
             self._network.deliver()
-        results, self._results = self._results, []
+        with self._network.lock:
+            results, self._results = self._results, []
         return results
 
     def allow(self, *, grant: bytes, ranges: Descriptors) -> None:
@@ -130,7 +145,8 @@ class InprocTransport:
         """Record a terminal state; an empty reason means done. Called by the network."""
         state = PushState.FAILED if reason else PushState.DONE
         seconds = self._clock.now_s() - since_s
-        self._results.append(PushResult(push=push.push, state=state, reason=reason, seconds=seconds))
+        with self._network.lock:
+            self._results.append(PushResult(push=push.push, state=state, reason=reason, seconds=seconds))
 
     def close(self) -> None:
         for boot in list(self._peers):

@@ -37,13 +37,22 @@ def token_bytes(geometry: KvGeometry, *, layer: int, kind: int, head: int, block
     return slice(index * size, (index + 1) * size)
 
 
-def reference(source: KvGeometry, target: KvGeometry, group: int, span: Span, pool: Bytes, before: Bytes) -> Bytes:
+@dataclass(frozen=True)
+class Case:
+    source: KvGeometry
+    target: KvGeometry
+    group: int
+    span: Span
+
+
+def reference(case: Case, pool: Bytes, before: Bytes) -> Bytes:
     """The obvious way: token by token."""
+    source, target, span = case.source, case.target, case.span
     after = before.copy()
     ours = range(source.rank * source.heads, (source.rank + 1) * source.heads)
     theirs = range(target.rank * target.heads, (target.rank + 1) * target.heads)
     for token in range(span.first, span.end):
-        for layer in source.layers_of(group):
+        for layer in source.layers_of(case.group):
             for head in set(ours) & set(theirs):
                 for kind in (0, 1):
                     where = {"layer": layer, "kind": kind, "head": head}
@@ -53,14 +62,6 @@ def reference(source: KvGeometry, target: KvGeometry, group: int, span: Span, po
                     write = token_bytes(target, **where, block=span.target_blocks[to_block], token=to_token)
                     after[write] = pool[read]
     return after
-
-
-@dataclass(frozen=True)
-class Case:
-    source: KvGeometry
-    target: KvGeometry
-    group: int
-    span: Span
 
 
 @st.composite
@@ -109,7 +110,7 @@ def test_carrying_out_a_plan_equals_moving_every_token_by_hand(case: Case) -> No
     after = before.copy()
     for read, write, length in zip(plan.source.tolist(), plan.target.tolist(), plan.length.tolist(), strict=True):
         after[write : write + length] = pool[read : read + length]
-    np.testing.assert_array_equal(after, reference(case.source, case.target, case.group, case.span, pool, before))
+    np.testing.assert_array_equal(after, reference(case, pool, before))
 
 
 @settings(max_examples=60, deadline=None)
