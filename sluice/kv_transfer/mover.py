@@ -54,7 +54,6 @@ class _Peer:
 
     info: PeerInfo
     transport: Transport
-    is_suspect: bool = False  # the last push failed: see that the link stands before the next one
     retry_at_s: float = 0.0
     pause_s: float = RECONNECT_S_MIN
 
@@ -274,10 +273,12 @@ class Mover:
         self.stats.connected(worker=info.worker, boot=info.boot, transport=transport.name)
         return transport.name
 
-    def _choose(self, info: PeerInfo) -> Transport:
-        """The first transport that reaches the peer and connects."""
+    def _choose(self, info: PeerInfo, *, but: Transport | None = None) -> Transport:
+        """The first transport, other than `but`, that reaches the peer and connects."""
         reasons = []
         for name, transport in self._transports.items():
+            if transport is but:
+                continue
             if not transport.can_reach(info):
                 reasons.append(f"{name}: cannot reach it")
                 continue
@@ -287,7 +288,8 @@ class Mover:
                 reasons.append(str(error))
             else:
                 return transport
-        raise TransferError(f"no transport connects to {info.worker} ({info.boot}): {'; '.join(reasons)}")
+        why = "; ".join(reasons) or "there is no other"
+        raise TransferError(f"no transport connects to {info.worker} ({info.boot}): {why}")
 
     def _disconnect(self, boot: BootId) -> None:
         if self._peers.pop(boot, None):
@@ -309,21 +311,22 @@ class Mover:
             peer.transport.submit(push)
 
     def _ensure_link(self, peer: _Peer) -> str:
-        """After a failure, see that the link stands, reconnecting with growing pauses; why not, or nothing."""
-        if not peer.is_suspect:
-            return ""
-        now_s = self._clock.now_s()
-        if now_s < peer.retry_at_s:
+        """See that the link stands, reconnecting with growing pauses if not; why it does not, or nothing."""
+        if self._clock.now_s() < peer.retry_at_s:
             return "the link to the peer is broken"
         try:
-            peer.transport = self._choose(peer.info)
-        except TransferError as error:
-            peer.retry_at_s = self._clock.now_s() + peer.pause_s
-            peer.pause_s = min(peer.pause_s * 2, RECONNECT_S_MAX)
-            self.stats.link_failed(peer.info.boot, reason=str(error))
-            return str(error)
-        peer.is_suspect, peer.pause_s = False, RECONNECT_S_MIN
-        self.stats.connected(worker=peer.info.worker, boot=peer.info.boot, transport=peer.transport.name)
+            peer.transport.connect(peer.info)  # nothing to do for one that stands
+        except TransferError as broken:
+            try:
+                peer.transport = self._choose(peer.info, but=peer.transport)
+            except TransferError as error:
+                peer.retry_at_s = self._clock.now_s() + peer.pause_s
+                peer.pause_s = min(peer.pause_s * 2, RECONNECT_S_MAX)
+                reason = f"{broken}; {error}"
+                self.stats.link_failed(peer.info.boot, reason=reason)
+                return reason
+            self.stats.connected(worker=peer.info.worker, boot=peer.info.boot, transport=peer.transport.name)
+        peer.pause_s = RECONNECT_S_MIN
         return ""
 
     def _abandon(self, push: int) -> None:
@@ -341,10 +344,7 @@ class Mover:
             if flight is None:
                 continue
             self.quarantine.push_ended(result.push)
-            boot = flight.push.peer
-            if result.state is PushState.FAILED and boot in self._peers:
-                self._peers[boot].is_suspect = True
-            self.stats.push_ended(boot, result, total_bytes=flight.push.descriptors.total_bytes)
+            self.stats.push_ended(flight.push.peer, result, total_bytes=flight.push.descriptors.total_bytes)
             self._end(flight, result)
         return bool(results)
 

@@ -30,14 +30,6 @@ HELLO_HEAD: Final = struct.Struct("<4sHH")
 PUSH_HEAD: Final = struct.Struct("<QHIQ")
 REPLY_HEAD: Final = struct.Struct("<QBH")
 
-RATE_BYTES_PER_S_MIN: Final = 20e6
-FLOOR_S: Final = 2.0
-
-
-def deadline_s(total_bytes: int) -> float:
-    """How long moving `total_bytes` may take before the link counts as failed."""
-    return FLOOR_S + total_bytes / RATE_BYTES_PER_S_MIN
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushHead:

@@ -22,11 +22,12 @@ from typing import Final
 from sluice.clock import Clock
 from sluice.errors import TransferError
 from sluice.kv_transfer import tcp_frames
+from sluice.kv_transfer.deadline import deadline_s
 from sluice.kv_transfer.tcp_frames import Cursor, Reply
 from sluice.kv_transfer.tcp_options import tune
 from sluice.kv_transfer.transport import Push, PushResult, PushState
 
-DIAL_S: Final = 3.0
+DIAL_S: Final = 2.0
 SEND_BYTES_MAX: Final = 4 << 20
 VIEWS_MAX: Final = 64
 REPLY_READ_BYTES: Final = 64 << 10
@@ -219,7 +220,7 @@ class TcpLink:
             sending.head = memoryview(head)
             sending.cursor = Cursor(self._view, ranges.source, ranges.length)
             ahead_bytes = sum(other.push.descriptors.total_bytes for other in self._unanswered.values())
-            sending.deadline_s = self._clock.now_s() + tcp_frames.deadline_s(ahead_bytes + ranges.total_bytes)
+            sending.deadline_s = self._clock.now_s() + deadline_s(ahead_bytes + ranges.total_bytes)
             self._unanswered[push.push] = self._current = sending
             return sending
         return None

@@ -13,7 +13,9 @@ from sluice.clock import ManualClock
 from sluice.domain.ids import BootId, WorkerId
 from sluice.errors import TransferError, TransportUnavailableError
 from sluice.kv_transfer import tcp_frames, tcp_receiver
+from sluice.kv_transfer.deadline import deadline_s
 from sluice.kv_transfer.memory import KvMemory, allocate
+from sluice.kv_transfer.mover import Mover
 from sluice.kv_transfer.tcp_frames import Reply
 from sluice.kv_transfer.tcp_transport import TcpTransport
 from sluice.kv_transfer.transport import Descriptors, PeerInfo, Push, PushResult, PushState
@@ -147,7 +149,7 @@ def test_a_peer_that_takes_no_data_fails_its_pushes_at_their_deadline(
         sender.submit(push(1))
         sender.submit(push(2))
         wait_until(lambda: bool(sender._links[BootId("peer")]._unanswered))
-        clock.advance(tcp_frames.deadline_s(SIZE) + 1)
+        clock.advance(deadline_s(SIZE) + 1)
         sender.abandon(2)  # anything that wakes the link
         results = wait_results(sender, 2)
     assert {result.state for result in results} == {PushState.FAILED}
@@ -160,7 +162,7 @@ def test_a_peer_that_never_answers_fails_its_pushes_at_their_deadline(
     with connect_to(sender, listener) as fake:
         sender.submit(push(1, length=10))
         fake.recv(1000)
-        clock.advance(tcp_frames.deadline_s(10) + 1)
+        clock.advance(deadline_s(10) + 1)
         sender.abandon(1)
         assert "deadline" in wait_results(sender, 1)[0].reason
 
@@ -306,6 +308,29 @@ def test_a_port_in_use_is_an_error_that_names_it(receiver: TcpTransport, memory:
     transport = TcpTransport(boot=BootId("x"), host=HOST, port=port)
     with pytest.raises(TransportUnavailableError, match=rf"127.0.0.1:{port}.*choose a free port"):
         transport.register(memory.region())
+
+
+class Passed:
+    """A fence the device has already passed."""
+
+    def wait(self) -> None:
+        """Nothing to wait for."""
+
+
+def test_a_link_that_broke_while_idle_is_dialed_again_before_the_next_push(
+    receiver: TcpTransport, memory: KvMemory
+) -> None:
+    transport = TcpTransport(boot=BootId("sender"), host=HOST)
+    mover = Mover([transport], memory.region())
+    receiver.allow(grant=GRANT, ranges=whole())
+    assert mover.connect(info(port_of(receiver))).result(PATIENCE_S) == "tcp"
+    assert receiver._receiver
+    wait_until(lambda: bool(receiver._receiver and receiver._receiver._connections))
+    for connection in list(receiver._receiver._connections):
+        connection.shutdown(socket.SHUT_RDWR)
+    wait_until(lambda: transport._links[BootId("peer")].is_broken)
+    assert mover.push(push(1), Passed()).result(PATIENCE_S).state is PushState.DONE
+    mover.close()
 
 
 def test_closing_leaves_no_thread_behind(memory: KvMemory) -> None:
