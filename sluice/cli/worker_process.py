@@ -19,7 +19,7 @@ import grpc
 import torch
 
 from sluice.clock import SystemClock
-from sluice.config.worker import TransferConfig, WorkerConfig
+from sluice.config.worker import WorkerConfig
 from sluice.decode_worker.arrivals import ArrivalTable
 from sluice.domain.ids import BootId, WorkerId
 from sluice.domain.load import WorkerInfo
@@ -27,12 +27,10 @@ from sluice.domain.role import Role
 from sluice.engine.contract import EngineLimits, ModelFacts
 from sluice.engine.engine import PagedEngine
 from sluice.engine.model_loader import geometry_for, load_model
-from sluice.errors import ConfigError, TransportUnavailableError
+from sluice.errors import ConfigError
 from sluice.kv_transfer import memory
+from sluice.kv_transfer.backends import default_names, open_backends
 from sluice.kv_transfer.mover import Mover
-from sluice.kv_transfer.nixl_transport import NixlTransport
-from sluice.kv_transfer.shm_transport import ShmTransport
-from sluice.kv_transfer.tcp_transport import TcpTransport
 from sluice.kv_transfer.transport import Region, Transport
 from sluice.prefill_worker.handoffs import HandoffTable
 from sluice.telemetry.metrics import WorkerMetrics
@@ -82,40 +80,23 @@ def build_engine(config: WorkerConfig) -> BuiltEngine:
         engine = PagedEngine.build(model, geometry=geometry, limits=limits)
         region = Region(address=engine.kv_address, size_bytes=geometry.region_bytes, device=engine.kv_device, view=None)
         return BuiltEngine(engine, facts, region, None)
-    kv_memory = memory.allocate(geometry.region_bytes, shared="shm" in config.transfer.transports)
+    names = config.transfer.transports or default_names("cpu")
+    kv_memory = memory.allocate(geometry.region_bytes, shared="shm" in names)
     region = kv_memory.region()
     engine = PagedEngine.build(model, geometry=geometry, limits=limits, kv_buffer=region.view)
     return BuiltEngine(engine, facts, region, kv_memory)
 
 
-def make_transports(config: TransferConfig, *, boot: BootId, host: str, advertise_host: str) -> list[Transport]:
-    """The transports asked for that this machine has. Raises ConfigError if there is none."""
-    transports: list[Transport] = []
-    for name in config.transports:
-        try:
-            match name:
-                case "shm":
-                    transports.append(ShmTransport())
-                case "tcp":
-                    transports.append(TcpTransport(boot=boot, host=host, advertise_host=advertise_host))
-                case "nixl":
-                    transports.append(NixlTransport(boot=boot))
-        except TransportUnavailableError as error:
-            log.warning("transport %s is not available: %s", name, error)
-    if not transports:
-        raise ConfigError(f"transfer.transports: none of {', '.join(config.transports)} works here; add tcp")
-    return transports
-
-
 class WorkerProcess:
     """All parts of one worker, wired. Made on the event loop; `run` once."""
 
-    def __init__(self, config: WorkerConfig, built: BuiltEngine) -> None:
+    def __init__(
+        self, config: WorkerConfig, built: BuiltEngine, *, boot: BootId, transports: Sequence[Transport]
+    ) -> None:
+        """`transports` are in order of preference; the worker closes them and the KV memory when it ends."""
         self._config = config
         self._built = built
-        boot = BootId(secrets.token_hex(8))
         advertise_host = config.advertise_host or config.host
-        transports = make_transports(config.transfer, boot=boot, host=config.host, advertise_host=advertise_host)
         self._mover = Mover(transports, built.region)
         self._server = channels.make_server()
         kv_port = listen(self._server, host=config.host, port=config.kv_port)
@@ -146,8 +127,13 @@ class WorkerProcess:
         service = PeerService(self._arrivals, lambda: own.hello(self._mover))
         rpc.add_KvPeerServicer_to_server(service, self._server)
 
-    async def run(self) -> None:
-        """Join the routers and work until SIGTERM, SIGINT or the engine's death."""
+    @property
+    def shell(self) -> Shell:
+        """The worker's centre, for those who want to look inside."""
+        return self._shell
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Join the routers and work until `stop` is set; raises what killed the engine or a task."""
         observed = await start_metrics_server(
             host=self._config.host,
             port=self._config.metrics_port,
@@ -165,7 +151,7 @@ class WorkerProcess:
             asyncio.create_task(self._arrivals.reap_forever(), name="lease-reaper"),
         ]
         try:
-            await wait_for_end(tasks, self._shell.died)
+            await wait_for_end(tasks, self._shell.died, stop)
         finally:
             self._shell.life.on(Event.STOP)
             for task in tasks:
@@ -193,8 +179,18 @@ class WorkerProcess:
 
 
 async def serve(config: WorkerConfig, built: BuiltEngine) -> None:
-    """Run one worker to its end."""
-    await WorkerProcess(config, built).run()
+    """Run one worker until SIGTERM, SIGINT or its engine's death."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    boot = BootId(secrets.token_hex(8))
+    host = config.advertise_host or config.host
+    names = config.transfer.transports or default_names(built.region.device)
+    backends = open_backends(names, boot=boot, host=config.host, advertise_host=host)
+    for name, reason in backends.unavailable:
+        log.warning("transport %s is not available: %s", name, reason)
+    await WorkerProcess(config, built, boot=boot, transports=backends.transports).run(stop)
 
 
 def describe(config: WorkerConfig, built: BuiltEngine, *, boot: BootId, kv_address: str) -> WorkerInfo:
@@ -222,13 +218,11 @@ def listen(server: grpc.aio.Server, *, host: str, port: int) -> int:
         raise ConfigError(f"kv_port: cannot listen on {host}:{port}; free it or choose another") from error
 
 
-async def wait_for_end(tasks: Sequence["asyncio.Task[None]"], died: "asyncio.Future[None]") -> None:
-    """Return on SIGTERM or SIGINT; raise what ended a task or the engine that should have gone on."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    stopping = asyncio.create_task(stop.wait(), name="signals")
+async def wait_for_end(
+    tasks: Sequence["asyncio.Task[None]"], died: "asyncio.Future[None]", stop: asyncio.Event
+) -> None:
+    """Return when `stop` is set; raise what ended a task or the engine that should have gone on."""
+    stopping = asyncio.create_task(stop.wait(), name="stop")
     waited: list[asyncio.Future[object]] = [*tasks, died, stopping]  # type: ignore[list-item]  # Future is invariant
     done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()

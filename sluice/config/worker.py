@@ -25,7 +25,7 @@ class EngineConfig:
 class TransferConfig:
     """How KV moves to and from this worker."""
 
-    transports: tuple[Literal["shm", "tcp", "nixl"], ...] = ("shm", "tcp")  # in order of preference
+    transports: tuple[Literal["shm", "tcp", "nixl"], ...] = ()  # in order of preference; (): by device
     lease_s: float = 30.0
     floor_mib_per_s: float = 50.0  # a transfer slower than this is given up
     checksums: Literal["off", "sampled", "always"] = "sampled"
