@@ -159,6 +159,11 @@ class Dispatcher:
             self._flows[sequence].on_worker_lost(member, now_s=now_s)
         self._pump(now_s)
 
+    def close(self, why: str) -> None:
+        """Disconnect every worker; the router stops."""
+        for member in list(self.fleet):
+            member.link.close(why)
+
     def on_message(self, member: Member, message: pb.WorkerMessage) -> None:
         """Something a worker said. Raises InvalidRequestError if it makes no sense."""
         now_s = self._clock.now_s()
@@ -211,7 +216,7 @@ class Dispatcher:
         """The flow ended while waiting."""
         self._queue.leave(flow)
 
-    def close(self, flow: Flow) -> None:
+    def forget(self, flow: Flow) -> None:
         """The flow is over."""
         del self._flows[flow.sequence]
         if not self._flows:

@@ -38,7 +38,7 @@ class Floor(Protocol):
 
     def leave_queue(self, flow: "Flow") -> None: ...
 
-    def close(self, flow: "Flow") -> None: ...
+    def forget(self, flow: "Flow") -> None: ...
 
     def next_target(self, flow: "Flow") -> Member | None:
         """Another decode worker for a refused or failed handoff, or None."""
@@ -287,7 +287,7 @@ class Flow:
         record.state = "finished"
         record.finished_s = now_s
         self.request.observer.sequence_ended(record, traceparent=self.request.traceparent, now_s=now_s)
-        self._floor.close(self)
+        self._floor.forget(self)
 
     # ------------------------------------------------------------ tokens
 

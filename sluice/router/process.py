@@ -39,6 +39,7 @@ from sluice.wire.gen import sluice_pb2_grpc
 
 TICK_S: Final = 0.25
 STOP_GRACE_S: Final = 10.0
+LINK_GRACE_S: Final = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +91,8 @@ async def serve(config: RouterConfig, *, clock: Clock) -> AsyncIterator[RunningR
         server = channels.make_server()
         _add_services(server, config, dispatcher=dispatcher, intake=intake, router=router, clock=clock)
         grpc_port = await _start_grpc(server, config)
-        stack.push_async_callback(server.stop, None)
+        stack.push_async_callback(server.stop, LINK_GRACE_S)
+        stack.callback(dispatcher.close, "the router is stopping")
         http_port = await _start_http(http.application(), config, stack)
         ticker = asyncio.create_task(_tick(dispatcher), name="router tick")
         stack.callback(ticker.cancel)

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import grpc
 import uvloop
 
 from sluice.domain.ids import BootId, WorkerId
@@ -28,6 +29,7 @@ from sluice.wire.gen import sluice_pb2 as pb
 from sluice.wire.gen import sluice_pb2_grpc
 
 BLOCKS: Final = 100_000
+REDIAL_S: Final = 0.2
 
 
 @dataclass(slots=True)
@@ -107,17 +109,14 @@ class FakeWorker:
         self.peers[self.boot] = self
         self.say(pb.WorkerMessage(register=convert.info_to_wire(self.info())))
         self.beat()
+        stepper = asyncio.create_task(self._step_forever(), name="fake steps")
         try:
-            async with channels.connect(router) as channel, asyncio.TaskGroup() as group:
+            async with channels.connect(router) as channel:
                 call = sluice_pb2_grpc.FleetStub(channel).Join(self._messages())
-                stepper = group.create_task(self._step_forever(), name="fake steps")
-                try:
-                    while isinstance(message := await call.read(), pb.RouterMessage):
-                        self._on_message(message)
-                finally:
-                    stepper.cancel()
-                await call.code()
+                while isinstance(message := await call.read(), pb.RouterMessage):
+                    self._on_message(message)
         finally:
+            stepper.cancel()
             self.peers.pop(self.boot, None)
 
     def step(self) -> None:
@@ -207,9 +206,11 @@ class FakeWorker:
                 self.beat()
 
 
-async def _serve_until_stopped(settings: FakeSettings, router: str) -> None:
-    with contextlib.suppress(asyncio.CancelledError):
-        await FakeWorker(settings).serve(router)
+async def _serve_forever(settings: FakeSettings, router: str) -> None:
+    while True:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await FakeWorker(settings).serve(router)
+        await asyncio.sleep(REDIAL_S)
 
 
 def main() -> int:
@@ -221,7 +222,7 @@ def main() -> int:
     parser.add_argument("--itl-ms", type=float, default=5.0)
     arguments = parser.parse_args()
     settings = FakeSettings(worker=arguments.worker, role=Role(arguments.role), itl_s=arguments.itl_ms / 1000)
-    uvloop.run(_serve_until_stopped(settings, arguments.router))
+    uvloop.run(_serve_forever(settings, arguments.router))
     return 0
 
 
