@@ -280,7 +280,7 @@ class ArrivalTable:
             transport=request.transport,
             direction=Direction.RECEIVED,
             moved_bytes=moved_bytes,
-            seconds=0.0,
+            seconds=None,
         )
         if not tracing.is_on():
             return

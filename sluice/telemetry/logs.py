@@ -22,7 +22,7 @@ VALUE_CHARS_MAX: Final = 2_000
 WITHHELD_FIELDS: Final = frozenset(
     {"prompt", "text", "content", "messages", "tokens", "authorization", "api_key", "password", "secret", "grant"}
 )
-_LEVELS: Final = ("debug", "info", "warning", "error")
+LEVELS: Final = ("debug", "info", "warning", "error")
 
 _request: ContextVar[str] = ContextVar("sluice_request", default="")
 _process_id: Final[dict[str, str]] = {}
@@ -42,8 +42,8 @@ def configure_logs(
 
     `service` and `worker` appear on every line. Raises ConfigError for an unknown level.
     """
-    if level.lower() not in _LEVELS:
-        raise ConfigError(f"log level: '{level}' is unknown; use one of {', '.join(_LEVELS)}")
+    if level.lower() not in LEVELS:
+        raise ConfigError(f"log level: '{level}' is unknown; use one of {', '.join(LEVELS)}")
     _process_id.clear()
     _process_id.update({"service": service, **({"worker": worker} if worker else {})})
     handler = logging.StreamHandler(stream or sys.stderr)

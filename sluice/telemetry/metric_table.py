@@ -155,7 +155,7 @@ WORKER_METRICS: Final = (
         kind=_H,
         labels=("transport", "direction"),
         buckets=_TRANSFER_S,
-        meaning="First push submitted to last push done, per layer group or handoff as the sender reports it",
+        meaning="Time a handoff's pushes were on the wire, summed; timed by the sender",
     ),
     MetricSpec(
         name="sluice_handoff_exposed_seconds",

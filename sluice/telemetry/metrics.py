@@ -185,12 +185,13 @@ class WorkerMetrics:
         self._blocks[BlockState.HELD].set(held)
         self._blocks[BlockState.RESERVED].set(reserved)
 
-    def transferred(self, *, transport: str, direction: Direction, moved_bytes: int, seconds: float) -> None:
-        """A transfer over `transport` completed."""
+    def transferred(self, *, transport: str, direction: Direction, moved_bytes: int, seconds: float | None) -> None:
+        """A transfer over `transport` completed; `seconds` is None where only the other side can time it."""
         link = self._link(transport, direction)
         link.done.inc()
         link.bytes.inc(moved_bytes)
-        link.seconds.observe(seconds)
+        if seconds is not None:
+            link.seconds.observe(seconds)
 
     def transfer_failed(self, *, transport: str, direction: Direction) -> None:
         """A transfer over `transport` did not complete."""

@@ -5,11 +5,13 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from typing import get_args, get_type_hints
 
 import pytest
 
+from sluice.config.telemetry import TelemetryConfig
 from sluice.errors import ConfigError
-from sluice.telemetry import logs
+from sluice.telemetry import logs, tracing
 from sluice.telemetry.logs import LogFormat
 
 
@@ -87,6 +89,13 @@ def test_lines_below_the_level_are_not_written(stream: io.StringIO) -> None:
 def test_an_unknown_level_is_refused_with_the_ones_there_are() -> None:
     with pytest.raises(ConfigError, match="debug, info, warning, error"):
         logs.configure_logs(log_format=LogFormat.JSON, level="loud", service="s")
+
+
+def test_settings_offer_exactly_the_formats_levels_and_exporters_there_are() -> None:
+    offered = {name: set(get_args(kind)) for name, kind in get_type_hints(TelemetryConfig).items()}
+    assert offered["log_format"] == {kind.value for kind in LogFormat}
+    assert offered["log_level"] == set(logs.LEVELS)
+    assert offered["traces"] == {kind.value for kind in tracing.Exporter}
 
 
 async def test_concurrent_requests_keep_their_own_ids(stream: io.StringIO) -> None:

@@ -116,6 +116,14 @@ def test_a_worker_counts_what_it_was_told() -> None:
     assert value(text, "sluice_decode_tokens_total") == 3
 
 
+def test_a_transfer_only_the_sender_can_time_has_no_duration_at_the_receiver() -> None:
+    metrics = WorkerMetrics()
+    metrics.transferred(transport="tcp", direction=Direction.RECEIVED, moved_bytes=10, seconds=None)
+    text = metrics.exposition()
+    assert value(text, "sluice_transfer_bytes_total", transport="tcp", direction="received") == 10
+    assert value(text, "sluice_transfer_seconds_count", transport="tcp", direction="received") == 0
+
+
 def test_a_step_without_decodes_does_not_count_an_empty_batch() -> None:
     metrics = WorkerMetrics()
     metrics.stepped(seconds=0.01, prefill_tokens=5, decode_sequences=0, preempted=0, failed=0)
