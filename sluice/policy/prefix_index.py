@@ -104,14 +104,15 @@ class PrefixIndex:
     ) -> None:
         holders, position = self._holders, 0
         while alive and position < len(blocks):
-            ahead = min(position + JUMP_BLOCKS, len(blocks))
-            if ahead - position > 1 and holders.get(blocks[ahead - 1], 0) & alive == alive:
-                position = ahead
-                continue
             still = holders.get(blocks[position], 0) & alive
-            _record(alive & ~still, position * block_tokens, matched)
-            alive = still
-            position += 1 if still else 0
+            if still != alive:
+                _record(alive & ~still, position * block_tokens, matched)
+                alive = still
+                continue
+            # Everyone alive holds this block: those who hold a far one too hold all between.
+            ahead = min(position + JUMP_BLOCKS, len(blocks))
+            is_held_ahead = holders.get(blocks[ahead - 1], 0) & alive == alive
+            position = ahead if is_held_ahead else position + 1
         _record(alive, position * block_tokens, matched)
 
     def _forget(self, slot: int) -> None:
