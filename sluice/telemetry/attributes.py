@@ -40,7 +40,6 @@ REQUEST_MODEL: Final = "gen_ai.request.model"
 REQUEST_MAX_TOKENS: Final = "gen_ai.request.max_tokens"
 REQUEST_TEMPERATURE: Final = "gen_ai.request.temperature"
 REQUEST_TOP_P: Final = "gen_ai.request.top_p"
-REQUEST_TOP_K: Final = "gen_ai.request.top_k"
 REQUEST_SEED: Final = "gen_ai.request.seed"
 REQUEST_CHOICES: Final = "gen_ai.request.choice.count"
 RESPONSE_ID: Final = "gen_ai.response.id"
@@ -65,8 +64,6 @@ LAYER_GROUP: Final = "sluice.layer_group"
 TRANSPORT: Final = "sluice.transport"
 TRANSFER_BYTES: Final = "sluice.transfer_bytes"
 TRANSFER_GB_PER_S: Final = "sluice.transfer_gb_per_s"
-EXPOSED_S: Final = "sluice.handoff_exposed_s"
-OUTCOME: Final = "sluice.outcome"
 
 PROVIDER: Final = "sluice"
 """The value of PROVIDER_NAME."""
@@ -90,7 +87,6 @@ ATTRIBUTES: Final = (
     AttributeRow(REQUEST_MAX_TOKENS, (SpanName.REQUEST,), "limit of output tokens"),
     AttributeRow(REQUEST_TEMPERATURE, (SpanName.REQUEST,), "sampling temperature"),
     AttributeRow(REQUEST_TOP_P, (SpanName.REQUEST,), "nucleus sampling bound"),
-    AttributeRow(REQUEST_TOP_K, (SpanName.REQUEST,), "top-k sampling bound, if set"),
     AttributeRow(REQUEST_SEED, (SpanName.REQUEST,), "the seed, if the client sent one"),
     AttributeRow(REQUEST_CHOICES, (SpanName.REQUEST,), "how many outputs were asked for (`n`)"),
     AttributeRow(RESPONSE_ID, (SpanName.REQUEST,), "the `id` of the response"),
@@ -114,6 +110,4 @@ ATTRIBUTES: Final = (
     AttributeRow(TRANSPORT, (SpanName.TRANSFER, SpanName.ATTACH), "`inproc`, `shm`, `tcp` or `nixl`"),
     AttributeRow(TRANSFER_BYTES, (SpanName.TRANSFER, SpanName.ATTACH), "KV bytes moved"),
     AttributeRow(TRANSFER_GB_PER_S, (SpanName.TRANSFER,), "10^9 bytes per second of this push"),
-    AttributeRow(EXPOSED_S, (SpanName.ATTACH,), "first token chosen to commit answered, seconds"),
-    AttributeRow(OUTCOME, (SpanName.PREFILL, SpanName.ATTACH), "`committed`, `refused` or `failed`"),
 )

@@ -10,7 +10,7 @@ import re
 from typing import Final, Protocol
 
 from sluice import clock
-from sluice.telemetry.attributes import Attributes, AttributeValue, SpanName
+from sluice.telemetry.attributes import ERROR_TYPE, Attributes, AttributeValue, SpanName
 
 TRACEPARENT_CHARS: Final = 55
 _TRACEPARENT: Final = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
@@ -89,7 +89,8 @@ class RecordingSpan:
             return
         if attributes:
             self.attributes.update(attributes)
-        self.error = error
+        if error is not None:
+            self.error = self.attributes[ERROR_TYPE] = error
         self.end_ns = clock.wall_ns() if end_ns is None else end_ns
         collector, self._collector = self._collector, None
         collector.accept(self)

@@ -117,6 +117,7 @@ def test_file_lines_are_otlp_that_the_official_protobuf_accepts(tmp_path: Path) 
         "length",
     ]
     assert (found.kind, found.status.code, found.status.message) == (2, 2, "unavailable")
+    assert values[attributes.ERROR_TYPE].string_value == "unavailable"
     assert 0 < found.start_time_unix_nano <= found.end_time_unix_nano
 
 
