@@ -30,6 +30,7 @@ _KIND_INTERNAL: Final = 1
 _KIND_SERVER: Final = 2
 _STATUS_ERROR: Final = 2
 _OK_STATUS_END: Final = 300
+_INT64_END: Final = 1 << 63
 _PLAIN_FIELDS: Final[dict[type, str]] = {str: "stringValue", bool: "boolValue", float: "doubleValue"}
 
 _log = logging.getLogger(__name__)
@@ -181,6 +182,7 @@ def _attributes_json(attributes: Attributes) -> list[dict[str, Any]]:
 
 def _other_value(value: AttributeValue) -> dict[str, Any]:
     if isinstance(value, int):
-        return {"intValue": str(value)}  # 64 bits do not fit a JSON number
+        # As text, because a JSON number holds 53 bits; and a collector refuses a whole batch over one that is no int64.
+        return {"intValue": str(value)} if -_INT64_END <= value < _INT64_END else {"stringValue": str(value)}
     assert isinstance(value, Sequence), "attributes are text, numbers, booleans or sequences of text"
     return {"arrayValue": {"values": [{"stringValue": item} for item in value]}}

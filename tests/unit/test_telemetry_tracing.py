@@ -97,7 +97,9 @@ def test_spans_of_two_processes_form_one_trace(tmp_path: Path) -> None:
 def test_file_lines_are_otlp_that_the_official_protobuf_accepts(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "t.jsonl"
     trace_to(path)
-    root = tracing.start_trace(SpanName.REQUEST, attributes={"text": "é", "count": 2**40, "ratio": 0.5, "yes": True})
+    root = tracing.start_trace(
+        SpanName.REQUEST, attributes={"text": "é", "count": 2**40, "id": 2**64 - 1, "ratio": 0.5, "yes": True}
+    )
     root.end({attributes.RESPONSE_FINISH_REASONS: ("stop", "length")}, error="unavailable")
     tracing.shutdown()
     (line,) = path.read_text().splitlines()
@@ -110,6 +112,7 @@ def test_file_lines_are_otlp_that_the_official_protobuf_accepts(tmp_path: Path) 
     values = {pair.key: pair.value for pair in found.attributes}
     assert values["text"].string_value == "é"
     assert values["count"].int_value == 2**40
+    assert values["id"].string_value == str(2**64 - 1)
     assert values["ratio"].double_value == 0.5
     assert values["yes"].bool_value is True
     assert [item.string_value for item in values[attributes.RESPONSE_FINISH_REASONS].array_value.values] == [
