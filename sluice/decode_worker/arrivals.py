@@ -200,11 +200,11 @@ class ArrivalTable:
     async def _hold(self, key: Key, request: pb.ReserveRequest, source: KvGeometry) -> Arrival:
         sequence = SequenceId(request.sequence)
         hashes = convert.hashes_from_wire(request.unit_hashes)
-        tokens = request.prompt_tokens
+        tokens = request.tokens
         self._being_held.add(sequence)
         try:
             reservation = await self._shell.ask(
-                lambda engine: engine.reserve(sequence, prompt_tokens=tokens, unit_hashes=hashes)
+                lambda engine: engine.reserve(sequence, tokens=tokens, unit_hashes=hashes)
             )
         finally:
             self._being_held.discard(sequence)
@@ -245,7 +245,7 @@ class ArrivalTable:
         try:
             if not self._shell.adopt(state):
                 raise ReservationRefusedError(f"router {state.router} is not connected to this worker")
-            await self._shell.ask(lambda engine: engine.attach(state))
+            await self._shell.ask(lambda engine: engine.attach(state, computed=arrival.sent_tokens))
         except SluiceError:
             self._shell.disown(state.sequence)
             await self._shell.ask(lambda engine: engine.cancel_reservation(state.sequence))

@@ -4,9 +4,9 @@ One thread owns an engine; every method is called from it. The engine never bloc
 never talks to the network. Ownership of KV blocks:
 
     add ----------> waiting -> prefill -> decode -> finished   blocks freed (full ones stay cached)
-    add(hold) ----> waiting -> prefill -> HELD ---- resume --> decode
-                                             \\---- release -> blocks freed
-    reserve ------> RESERVED ---- attach ------> decode -> finished
+    add(hold) ----> waiting -> prefill -> HELD ---- resume --> goes on where it stopped
+    hold ---------> prefill | decode ----> HELD \\---- release -> blocks freed
+    reserve ------> RESERVED ---- attach ------> prefill | decode -> finished
                         \\------- cancel_reservation -> blocks freed
 
 HELD and RESERVED blocks are never preempted and never evicted: another worker may be reading
@@ -68,11 +68,19 @@ GroupListener = Callable[[int, Sequence[KvSpan], Fence], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reservation:
-    """Blocks held for a sequence that is being prefilled elsewhere.
+class KvExtent:
+    """Which KV of a sequence exists now: of its first `computed` tokens, in `blocks` from token 0."""
 
-    `blocks` is its whole block table for the prompt; the first `cached_tokens` tokens (a
-    multiple of this worker's block size) are already here and must not be written.
+    computed: int
+    blocks: tuple[BlockId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """Blocks held for a sequence that is being computed elsewhere.
+
+    `blocks` is a block table with room for all tokens asked for; the first `cached_tokens` tokens
+    (a multiple of this worker's block size) are already here and must not be written.
     """
 
     sequence: SequenceId
@@ -141,8 +149,19 @@ class Engine(Protocol):
         """
         ...
 
+    def hold(self, sequence: SequenceId) -> None:
+        """A prefilling or decoding sequence becomes HELD after the last step. Raises IllegalTransitionError."""
+        ...
+
+    def kv_of(self, sequence: SequenceId) -> KvExtent:
+        """The KV of a prefilling, decoding or HELD sequence; blocks before the last are full and will not change.
+
+        Raises IllegalTransitionError if it is not here or waits without blocks.
+        """
+        ...
+
     def resume(self, sequence: SequenceId) -> None:
-        """A HELD sequence decodes here after all."""
+        """A HELD sequence goes on here after all, where it stopped."""
         ...
 
     def release(self, sequence: SequenceId) -> None:
@@ -153,14 +172,15 @@ class Engine(Protocol):
         """Forget a waiting, running or HELD sequence and free its blocks. Unknown ones are ignored."""
         ...
 
-    def reserve(self, sequence: SequenceId, *, prompt_tokens: int, unit_hashes: Sequence[BlockHash]) -> Reservation:
-        """Hold blocks for a prompt computed elsewhere. Raises ReservationRefusedError if there is no room."""
+    def reserve(self, sequence: SequenceId, *, tokens: int, unit_hashes: Sequence[BlockHash]) -> Reservation:
+        """Hold blocks for `tokens` tokens computed elsewhere. Raises ReservationRefusedError if there is no room."""
         ...
 
-    def attach(self, state: SequenceState) -> None:
-        """The KV of a reserved sequence's prompt has arrived: decode from its last token on.
+    def attach(self, state: SequenceState, *, computed: int) -> None:
+        """The KV of a reserved sequence's first `computed` tokens has arrived: go on from there.
 
-        `state.tokens` holds exactly one token more than the KV that was received.
+        With one token more than that it decodes, with several the rest is prefilled first. The
+        reservation had room for `computed` tokens; room for the others is its last blocks or is taken now.
         """
         ...
 

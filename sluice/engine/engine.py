@@ -20,6 +20,7 @@ from sluice.engine.contract import (
     BlockCounts,
     EngineLimits,
     GroupListener,
+    KvExtent,
     KvSpan,
     ModelFacts,
     PrefixChange,
@@ -38,7 +39,7 @@ from sluice.engine.scheduler import Scheduler, StepPlan
 from sluice.engine.sequence import LiveSequence, Phase
 from sluice.engine.step_inputs import StepContext, StepInputs
 from sluice.engine.stopping import finish_reason
-from sluice.errors import ConfigError
+from sluice.errors import ConfigError, IllegalTransitionError
 
 STEP_SMOOTHING = 0.1  # weight of the newest step in WorkerLoad.step_s
 
@@ -123,6 +124,15 @@ class PagedEngine:
         self._handover.check_absent(state.sequence)
         self._scheduler.add(state, hold=hold)
 
+    def hold(self, sequence: SequenceId) -> None:
+        self._scheduler.hold(sequence)
+
+    def kv_of(self, sequence: SequenceId) -> KvExtent:
+        live = self._scheduler.find(sequence)
+        if live.phase is Phase.WAITING:
+            raise IllegalTransitionError(state=live.phase.name, event=f"kv_of sequence {sequence}")
+        return KvExtent(computed=live.computed, blocks=tuple(live.blocks))
+
     def resume(self, sequence: SequenceId) -> None:
         self._scheduler.resume(sequence)
 
@@ -132,14 +142,14 @@ class PagedEngine:
     def abort(self, sequence: SequenceId) -> None:
         self._scheduler.abort(sequence)
 
-    def reserve(self, sequence: SequenceId, *, prompt_tokens: int, unit_hashes: Sequence[BlockHash]) -> Reservation:
-        check_unit_hashes(unit_hashes, tokens=prompt_tokens)
+    def reserve(self, sequence: SequenceId, *, tokens: int, unit_hashes: Sequence[BlockHash]) -> Reservation:
+        check_unit_hashes(unit_hashes, tokens=tokens)
         self._scheduler.check_absent(sequence)
-        return self._handover.reserve(sequence, prompt_tokens=prompt_tokens, unit_hashes=unit_hashes)
+        return self._handover.reserve(sequence, tokens=tokens, unit_hashes=unit_hashes)
 
-    def attach(self, state: SequenceState) -> None:
+    def attach(self, state: SequenceState, *, computed: int) -> None:
         self._check(state)
-        self._handover.attach(state)
+        self._handover.attach(state, computed=computed)
 
     def cancel_reservation(self, sequence: SequenceId) -> None:
         self._handover.cancel(sequence)
@@ -253,6 +263,7 @@ class PagedEngine:
         for sequence, choice in zip(sampled, choices, strict=True):
             if not choice.is_valid:
                 self._cache.scrub(self._scheduler.fail(sequence))
+                self._inputs.forget_kept()
                 failed.append((sequence.sequence, "the model gave logits that are not finite"))
                 continue
             finish = finish_reason(

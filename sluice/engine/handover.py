@@ -19,10 +19,10 @@ from sluice.errors import IllegalTransitionError, InvalidRequestError, Reservati
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """What a reservation holds: the block table, and which prompt it was made for."""
+    """What a reservation holds: the block table, and which tokens it was made for."""
 
     reservation: Reservation
-    prompt_tokens: int
+    tokens: int
     unit_hashes: tuple[BlockHash, ...]
 
 
@@ -46,13 +46,13 @@ class Handover:
             remedy = "attach it, or give every sequence its own id"
             raise InvalidRequestError(field="sequence", problem=f"{sequence} is reserved here", remedy=remedy)
 
-    def reserve(self, sequence: SequenceId, *, prompt_tokens: int, unit_hashes: Sequence[BlockHash]) -> Reservation:
-        """Hold blocks for a prompt. Raises InvalidRequestError or ReservationRefusedError."""
-        self._check(sequence, prompt_tokens)
+    def reserve(self, sequence: SequenceId, *, tokens: int, unit_hashes: Sequence[BlockHash]) -> Reservation:
+        """Hold blocks for `tokens` tokens. Raises InvalidRequestError or ReservationRefusedError."""
+        self._check(sequence, tokens)
         pool = self._scheduler.pool
-        full = prompt_tokens // self._geometry.block_tokens
+        full = tokens // self._geometry.block_tokens
         shared = pool.find(hashes_of_blocks(unit_hashes, block_tokens=self._geometry.block_tokens)[:full])
-        missing = self._geometry.blocks_for(prompt_tokens) - len(shared)
+        missing = self._geometry.blocks_for(tokens) - len(shared)
         if not pool.can_take(missing + self._scheduler.headroom_blocks(), beside=shared):
             what = f"{missing} blocks are needed and {pool.available_blocks} can be given"
             raise ReservationRefusedError(f"no room for sequence {sequence}: {what}")
@@ -62,27 +62,26 @@ class Handover:
             blocks=(*shared, *pool.take(missing)),
             cached_tokens=len(shared) * self._geometry.block_tokens,
         )
-        self._reserved[sequence] = Reserved(reservation, prompt_tokens, tuple(unit_hashes))
+        self._reserved[sequence] = Reserved(reservation, tokens, tuple(unit_hashes))
         return reservation
 
-    def attach(self, state: SequenceState) -> None:
-        """The reserved sequence decodes here from its last token on.
+    def attach(self, state: SequenceState, *, computed: int) -> None:
+        """The reserved sequence goes on here behind its first `computed` tokens.
 
         Raises IllegalTransitionError without a reservation, InvalidRequestError if `state` is not
         what was reserved; the reservation then stands as before.
         """
         reserved = self._find(state.sequence, event="attach")
-        if len(state.tokens) != reserved.prompt_tokens + 1:
-            problem = f"has {len(state.tokens)} tokens for {reserved.prompt_tokens} reserved ones"
-            raise InvalidRequestError(field="tokens", problem=problem, remedy="send the KV's tokens and one more")
+        if not computed <= reserved.tokens or not computed < len(state.tokens):
+            problem = f"is {computed} of {len(state.tokens)} tokens, {reserved.tokens} were reserved"
+            raise InvalidRequestError(field="computed", problem=problem, remedy="reserve room for the KV that is sent")
         common = min(len(state.unit_hashes), len(reserved.unit_hashes))
         if state.unit_hashes[:common] != reserved.unit_hashes[:common]:
             remedy = "attach the sequence that was reserved"
             raise InvalidRequestError(field="unit_hashes", problem="name another prompt", remedy=remedy)
         self._scheduler.check_new(state)
+        self._scheduler.adopt(state, blocks=list(reserved.reservation.blocks), computed=computed)
         del self._reserved[state.sequence]
-        blocks = list(reserved.reservation.blocks)
-        self._scheduler.adopt(state, blocks=blocks, computed=reserved.prompt_tokens)
 
     def cancel(self, sequence: SequenceId) -> None:
         """Give the blocks back. Raises IllegalTransitionError without a reservation."""
@@ -96,11 +95,11 @@ class Handover:
             raise IllegalTransitionError(state="UNKNOWN", event=f"{event} of sequence {sequence}")
         return reserved
 
-    def _check(self, sequence: SequenceId, prompt_tokens: int) -> None:
+    def _check(self, sequence: SequenceId, tokens: int) -> None:
         self.check_absent(sequence)
         longest = self._limits.sequence_tokens_max
-        if not 0 < prompt_tokens < longest:
+        if not 0 < tokens < longest:
             remedy = f"reserve from 1 to {longest - 1} tokens"
-            raise InvalidRequestError(field="prompt_tokens", problem=f"is {prompt_tokens}", remedy=remedy)
+            raise InvalidRequestError(field="tokens", problem=f"is {tokens}", remedy=remedy)
         if len(self._reserved) + len(self._scheduler.running) >= self._limits.batch_sequences_max:
             raise ReservationRefusedError(f"no room for sequence {sequence}: the batch is full")

@@ -24,7 +24,7 @@ from sluice.domain.sequence import SequenceState
 from sluice.engine.block_pool import BlockPool
 from sluice.engine.contract import EngineLimits
 from sluice.engine.sequence import LiveSequence, Phase
-from sluice.errors import IllegalTransitionError, InvalidRequestError, OverloadedError
+from sluice.errors import IllegalTransitionError, InvalidRequestError, OverloadedError, ReservationRefusedError
 
 PASSED_OVER_MAX: Final = 64
 """How many waiting sequences one step passes over because their prefix is being computed."""
@@ -110,20 +110,34 @@ class Scheduler:
             )
 
     def adopt(self, state: SequenceState, *, blocks: list[BlockId], computed: int) -> None:
-        """Start decoding a sequence whose KV of tokens [0, computed) is in `blocks`, referenced for it."""
+        """Go on with a sequence whose KV of tokens [0, computed) is in `blocks`, referenced for it.
+
+        Takes the blocks that its other tokens lack; raises ReservationRefusedError, and adopts
+        nothing, if there are none.
+        """
+        missing = max(0, self._geometry.blocks_for(len(state.tokens)) - len(blocks))
+        if missing and not self.pool.can_take(missing, beside=[]):
+            raise ReservationRefusedError(f"{missing} blocks are missing for the tokens still to be prefilled")
         sequence = self._accept_sequence(state, hold=False)
-        sequence.blocks = blocks
+        sequence.blocks = blocks + self.pool.take(missing)
         sequence.computed = computed
-        sequence.phase = Phase.DECODE
         self._publish(sequence)
-        insort(self._running, sequence, key=_by_arrival)
+        self._go_on(sequence)
+
+    def hold(self, sequence_id: SequenceId) -> None:
+        """PREFILL or DECODE -> HELD, as it is after the last step."""
+        sequence = self.find(sequence_id)
+        if sequence.phase not in {Phase.PREFILL, Phase.DECODE}:
+            raise IllegalTransitionError(state=sequence.phase.name, event=f"hold of sequence {sequence_id}")
+        self._land(sequence, sequence.block_hashes[sequence.published :])
+        self._running.remove(sequence)
+        sequence.phase = Phase.HELD
 
     def resume(self, sequence_id: SequenceId) -> None:
-        """HELD -> decode here."""
+        """HELD -> goes on here where it stopped."""
         sequence = self._held(sequence_id, event="resume")
         sequence.hold = False
-        sequence.phase = Phase.DECODE
-        insort(self._running, sequence, key=_by_arrival)
+        self._go_on(sequence)
 
     def release(self, sequence_id: SequenceId) -> None:
         """HELD -> gone; full blocks stay cached."""
@@ -189,6 +203,15 @@ class Scheduler:
         return private
 
     # ---- how it is done
+
+    def _go_on(self, sequence: LiveSequence) -> None:
+        """Decode, once whatever is left of its tokens has been prefilled."""
+        if sequence.computed == len(sequence.tokens) - 1:
+            sequence.phase = Phase.DECODE
+        else:
+            sequence.phase = Phase.PREFILL
+            self._take_off(sequence)
+        insort(self._running, sequence, key=_by_arrival)
 
     def _accept_sequence(self, state: SequenceState, *, hold: bool) -> LiveSequence:
         sequence = LiveSequence(accepted=state, arrival=self._arrivals, hold=hold, block_tokens=self._block_tokens)
@@ -263,8 +286,7 @@ class Scheduler:
         sequence.computed = len(shared) * self._block_tokens
         sequence.published = len(shared)
         sequence.phase = Phase.PREFILL
-        for block_hash in sequence.block_hashes[len(shared) :]:
-            self._in_flight.setdefault(block_hash, sequence.sequence)
+        self._take_off(sequence)
         self._waiting.remove(sequence)
         insort(self._running, sequence, key=_by_arrival)
 
@@ -278,6 +300,11 @@ class Scheduler:
             self.pool.publish(sequence.blocks[index], sequence.block_hashes[index])
         self._land(sequence, sequence.block_hashes[sequence.published : full])
         sequence.published = full
+
+    def _take_off(self, sequence: LiveSequence) -> None:
+        """Its full blocks that are not published yet are being computed from now on."""
+        for block_hash in sequence.block_hashes[sequence.published :]:
+            self._in_flight.setdefault(block_hash, sequence.sequence)
 
     def _land(self, sequence: LiveSequence, hashes: Iterable[BlockHash]) -> None:
         """`hashes` are no longer being computed by `sequence`."""

@@ -270,7 +270,7 @@ class Outgoing:
             transfer=self.transfer,
             sequence=self.state.sequence,
             epoch=self.state.epoch,
-            prompt_tokens=len(self.state.tokens),
+            tokens=len(self.state.tokens),
             unit_hashes=convert.hashes_to_wire(self.state.unit_hashes),
         )
 
@@ -282,6 +282,7 @@ class Outgoing:
             state=convert.state_to_wire(replace(state, traceparent=self._parent or state.traceparent)),
             proofs=proofs,
             checksummed=is_checksummed,
+            computed=len(self.state.tokens),
             transport=landing.peer.transport,
         )
 

@@ -77,13 +77,13 @@ def test_a_handed_over_sequence_gives_the_tokens_of_generate(family: Family) -> 
     decode = engine_of(family, blocks=48, step_tokens_max=23)
     for index, prompt in enumerate(family.prompts):
         state = sequence_state(index, prompt, max_tokens=NEW_TOKENS)
-        reservation = decode.reserve(state.sequence, prompt_tokens=state.prompt_tokens, unit_hashes=state.unit_hashes)
+        reservation = decode.reserve(state.sequence, tokens=state.prompt_tokens, unit_hashes=state.unit_hashes)
         prefill.add(state, hold=True)
         tables = []
         prefill.listen(lambda _group, spans, _fence, tables=tables: tables.append(spans[-1].blocks))
         first = run_until_idle(prefill)
         copy_blocks(prefill, decode, tables[-1], reservation.blocks, skip=reservation.cached_tokens // 16)
-        decode.attach(prefill.state_of(state.sequence))
+        decode.attach(prefill.state_of(state.sequence), computed=state.prompt_tokens)
         prefill.release(state.sequence)
         tokens = first + run_until_idle(decode)
         assert outputs_of(tokens, index) == family.expected[index]

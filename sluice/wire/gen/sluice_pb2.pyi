@@ -13,10 +13,21 @@ class HandoffOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     HANDOFF_COMMITTED: _ClassVar[HandoffOutcome]
     HANDOFF_REFUSED: _ClassVar[HandoffOutcome]
     HANDOFF_FAILED: _ClassVar[HandoffOutcome]
+
+class MigrationOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MIGRATION_UNSPECIFIED: _ClassVar[MigrationOutcome]
+    MIGRATION_READY: _ClassVar[MigrationOutcome]
+    MIGRATION_REFUSED: _ClassVar[MigrationOutcome]
+    MIGRATION_FAILED: _ClassVar[MigrationOutcome]
 HANDOFF_UNSPECIFIED: HandoffOutcome
 HANDOFF_COMMITTED: HandoffOutcome
 HANDOFF_REFUSED: HandoffOutcome
 HANDOFF_FAILED: HandoffOutcome
+MIGRATION_UNSPECIFIED: MigrationOutcome
+MIGRATION_READY: MigrationOutcome
+MIGRATION_REFUSED: MigrationOutcome
+MIGRATION_FAILED: MigrationOutcome
 
 class GenerateRequest(_message.Message):
     __slots__ = ("request_id", "model", "prompt", "prompt_tokens", "chat", "sampling", "stop", "n", "tenant")
@@ -176,7 +187,7 @@ class SequenceState(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., request: _Optional[str] = ..., router: _Optional[str] = ..., epoch: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., unit_hashes: _Optional[bytes] = ..., root: _Optional[bytes] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class WorkerMessage(_message.Message):
-    __slots__ = ("register", "heartbeat", "tokens", "handoff", "failed", "prefix", "goodbye")
+    __slots__ = ("register", "heartbeat", "tokens", "handoff", "failed", "prefix", "goodbye", "migration")
     REGISTER_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -184,6 +195,7 @@ class WorkerMessage(_message.Message):
     FAILED_FIELD_NUMBER: _ClassVar[int]
     PREFIX_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    MIGRATION_FIELD_NUMBER: _ClassVar[int]
     register: Register
     heartbeat: Heartbeat
     tokens: StepTokens
@@ -191,7 +203,8 @@ class WorkerMessage(_message.Message):
     failed: SequenceFailed
     prefix: PrefixUpdate
     goodbye: Goodbye
-    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., tokens: _Optional[_Union[StepTokens, _Mapping]] = ..., handoff: _Optional[_Union[HandoffReport, _Mapping]] = ..., failed: _Optional[_Union[SequenceFailed, _Mapping]] = ..., prefix: _Optional[_Union[PrefixUpdate, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+    migration: MigrationReport
+    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., tokens: _Optional[_Union[StepTokens, _Mapping]] = ..., handoff: _Optional[_Union[HandoffReport, _Mapping]] = ..., failed: _Optional[_Union[SequenceFailed, _Mapping]] = ..., prefix: _Optional[_Union[PrefixUpdate, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., migration: _Optional[_Union[MigrationReport, _Mapping]] = ...) -> None: ...
 
 class Register(_message.Message):
     __slots__ = ("worker", "boot", "role", "model", "model_fingerprint", "kv_address", "block_tokens", "blocks", "sequence_tokens_max", "batch_sequences_max", "device", "metrics_address", "wire_version")
@@ -224,7 +237,7 @@ class Register(_message.Message):
     def __init__(self, worker: _Optional[str] = ..., boot: _Optional[str] = ..., role: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., kv_address: _Optional[str] = ..., block_tokens: _Optional[int] = ..., blocks: _Optional[int] = ..., sequence_tokens_max: _Optional[int] = ..., batch_sequences_max: _Optional[int] = ..., device: _Optional[str] = ..., metrics_address: _Optional[str] = ..., wire_version: _Optional[int] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("lifecycle", "waiting_sequences", "running_sequences", "waiting_prefill_tokens", "context_tokens", "free_blocks", "cached_blocks", "reserved_blocks", "leases", "step_s", "tokens_total")
+    __slots__ = ("lifecycle", "waiting_sequences", "running_sequences", "waiting_prefill_tokens", "context_tokens", "free_blocks", "cached_blocks", "reserved_blocks", "leases", "step_s", "tokens_total", "role")
     LIFECYCLE_FIELD_NUMBER: _ClassVar[int]
     WAITING_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     RUNNING_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
@@ -236,6 +249,7 @@ class Heartbeat(_message.Message):
     LEASES_FIELD_NUMBER: _ClassVar[int]
     STEP_S_FIELD_NUMBER: _ClassVar[int]
     TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
     lifecycle: str
     waiting_sequences: int
     running_sequences: int
@@ -247,7 +261,8 @@ class Heartbeat(_message.Message):
     leases: int
     step_s: float
     tokens_total: int
-    def __init__(self, lifecycle: _Optional[str] = ..., waiting_sequences: _Optional[int] = ..., running_sequences: _Optional[int] = ..., waiting_prefill_tokens: _Optional[int] = ..., context_tokens: _Optional[int] = ..., free_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., reserved_blocks: _Optional[int] = ..., leases: _Optional[int] = ..., step_s: _Optional[float] = ..., tokens_total: _Optional[int] = ...) -> None: ...
+    role: str
+    def __init__(self, lifecycle: _Optional[str] = ..., waiting_sequences: _Optional[int] = ..., running_sequences: _Optional[int] = ..., waiting_prefill_tokens: _Optional[int] = ..., context_tokens: _Optional[int] = ..., free_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., reserved_blocks: _Optional[int] = ..., leases: _Optional[int] = ..., step_s: _Optional[float] = ..., tokens_total: _Optional[int] = ..., role: _Optional[str] = ...) -> None: ...
 
 class StepTokens(_message.Message):
     __slots__ = ("sequence", "epoch", "index", "token", "finish", "logprobs")
@@ -305,6 +320,32 @@ class HandoffReport(_message.Message):
     cached_tokens: int
     def __init__(self, sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., outcome: _Optional[_Union[HandoffOutcome, str]] = ..., decode_worker: _Optional[str] = ..., reason: _Optional[str] = ..., transport: _Optional[str] = ..., bytes: _Optional[int] = ..., transfer_s: _Optional[float] = ..., exposed_s: _Optional[float] = ..., cached_tokens: _Optional[int] = ...) -> None: ...
 
+class MigrationReport(_message.Message):
+    __slots__ = ("sequence", "epoch", "outcome", "target_worker", "reason", "transport", "bytes", "transfer_s", "rounds", "frozen_s", "tokens")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    TARGET_WORKER_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    TRANSFER_S_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_S_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    epoch: int
+    outcome: MigrationOutcome
+    target_worker: str
+    reason: str
+    transport: str
+    bytes: int
+    transfer_s: float
+    rounds: int
+    frozen_s: float
+    tokens: int
+    def __init__(self, sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., outcome: _Optional[_Union[MigrationOutcome, str]] = ..., target_worker: _Optional[str] = ..., reason: _Optional[str] = ..., transport: _Optional[str] = ..., bytes: _Optional[int] = ..., transfer_s: _Optional[float] = ..., rounds: _Optional[int] = ..., frozen_s: _Optional[float] = ..., tokens: _Optional[int] = ...) -> None: ...
+
 class SequenceFailed(_message.Message):
     __slots__ = ("sequence", "epoch", "code", "message", "field")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -336,16 +377,26 @@ class Goodbye(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class RouterMessage(_message.Message):
-    __slots__ = ("welcome", "start", "retarget", "cancel")
+    __slots__ = ("welcome", "start", "retarget", "cancel", "migrate", "grant", "unfreeze", "drain", "set_role")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     RETARGET_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
+    MIGRATE_FIELD_NUMBER: _ClassVar[int]
+    GRANT_FIELD_NUMBER: _ClassVar[int]
+    UNFREEZE_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_FIELD_NUMBER: _ClassVar[int]
+    SET_ROLE_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     start: Start
     retarget: Retarget
     cancel: Cancel
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., retarget: _Optional[_Union[Retarget, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ...) -> None: ...
+    migrate: Migrate
+    grant: Grant
+    unfreeze: Unfreeze
+    drain: Drain
+    set_role: SetRole
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., retarget: _Optional[_Union[Retarget, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., migrate: _Optional[_Union[Migrate, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., unfreeze: _Optional[_Union[Unfreeze, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., set_role: _Optional[_Union[SetRole, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("router", "heartbeat_s", "wire_version")
@@ -392,6 +443,46 @@ class Cancel(_message.Message):
     sequence: int
     epoch: int
     def __init__(self, sequence: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
+
+class Migrate(_message.Message):
+    __slots__ = ("sequence", "epoch", "target")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    epoch: int
+    target: DecodeTarget
+    def __init__(self, sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., target: _Optional[_Union[DecodeTarget, _Mapping]] = ...) -> None: ...
+
+class Grant(_message.Message):
+    __slots__ = ("sequence", "epoch", "new_epoch")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    NEW_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    epoch: int
+    new_epoch: int
+    def __init__(self, sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., new_epoch: _Optional[int] = ...) -> None: ...
+
+class Unfreeze(_message.Message):
+    __slots__ = ("sequence", "epoch")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    epoch: int
+    def __init__(self, sequence: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
+
+class Drain(_message.Message):
+    __slots__ = ("resume",)
+    RESUME_FIELD_NUMBER: _ClassVar[int]
+    resume: bool
+    def __init__(self, resume: _Optional[bool] = ...) -> None: ...
+
+class SetRole(_message.Message):
+    __slots__ = ("role",)
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    def __init__(self, role: _Optional[str] = ...) -> None: ...
 
 class PeerHello(_message.Message):
     __slots__ = ("worker", "boot", "wire_version", "model_fingerprint", "geometry", "region_bytes", "transports")
@@ -444,22 +535,22 @@ class KvGeometry(_message.Message):
     def __init__(self, layers: _Optional[int] = ..., group_layers: _Optional[int] = ..., heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., block_tokens: _Optional[int] = ..., blocks: _Optional[int] = ..., dtype: _Optional[str] = ..., dtype_bytes: _Optional[int] = ..., rank: _Optional[int] = ..., ranks: _Optional[int] = ...) -> None: ...
 
 class ReserveRequest(_message.Message):
-    __slots__ = ("from_boot", "transfer", "sequence", "epoch", "prompt_tokens", "unit_hashes", "to_boot")
+    __slots__ = ("from_boot", "transfer", "sequence", "epoch", "tokens", "unit_hashes", "to_boot")
     FROM_BOOT_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
-    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
     UNIT_HASHES_FIELD_NUMBER: _ClassVar[int]
     TO_BOOT_FIELD_NUMBER: _ClassVar[int]
     from_boot: str
     transfer: int
     sequence: int
     epoch: int
-    prompt_tokens: int
+    tokens: int
     unit_hashes: bytes
     to_boot: str
-    def __init__(self, from_boot: _Optional[str] = ..., transfer: _Optional[int] = ..., sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., unit_hashes: _Optional[bytes] = ..., to_boot: _Optional[str] = ...) -> None: ...
+    def __init__(self, from_boot: _Optional[str] = ..., transfer: _Optional[int] = ..., sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., tokens: _Optional[int] = ..., unit_hashes: _Optional[bytes] = ..., to_boot: _Optional[str] = ...) -> None: ...
 
 class ReserveReply(_message.Message):
     __slots__ = ("granted", "refusal", "blocks", "cached_tokens", "grant", "lease_s")
@@ -478,20 +569,24 @@ class ReserveReply(_message.Message):
     def __init__(self, granted: _Optional[bool] = ..., refusal: _Optional[str] = ..., blocks: _Optional[_Iterable[int]] = ..., cached_tokens: _Optional[int] = ..., grant: _Optional[bytes] = ..., lease_s: _Optional[float] = ...) -> None: ...
 
 class CommitRequest(_message.Message):
-    __slots__ = ("from_boot", "transfer", "state", "proofs", "checksummed", "transport")
+    __slots__ = ("from_boot", "transfer", "state", "proofs", "checksummed", "transport", "computed", "parked")
     FROM_BOOT_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     PROOFS_FIELD_NUMBER: _ClassVar[int]
     CHECKSUMMED_FIELD_NUMBER: _ClassVar[int]
     TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    COMPUTED_FIELD_NUMBER: _ClassVar[int]
+    PARKED_FIELD_NUMBER: _ClassVar[int]
     from_boot: str
     transfer: int
     state: SequenceState
     proofs: _containers.RepeatedCompositeFieldContainer[GroupProof]
     checksummed: bool
     transport: str
-    def __init__(self, from_boot: _Optional[str] = ..., transfer: _Optional[int] = ..., state: _Optional[_Union[SequenceState, _Mapping]] = ..., proofs: _Optional[_Iterable[_Union[GroupProof, _Mapping]]] = ..., checksummed: _Optional[bool] = ..., transport: _Optional[str] = ...) -> None: ...
+    computed: int
+    parked: bool
+    def __init__(self, from_boot: _Optional[str] = ..., transfer: _Optional[int] = ..., state: _Optional[_Union[SequenceState, _Mapping]] = ..., proofs: _Optional[_Iterable[_Union[GroupProof, _Mapping]]] = ..., checksummed: _Optional[bool] = ..., transport: _Optional[str] = ..., computed: _Optional[int] = ..., parked: _Optional[bool] = ...) -> None: ...
 
 class GroupProof(_message.Message):
     __slots__ = ("bytes", "crc32")
