@@ -42,7 +42,8 @@ def paged_attention(
     embedding applied. `s_aux` [query heads] are attention sinks (GPT-OSS), `softcap` caps scores
     (Gemma 2). Returns [1, tokens, query heads, head_dim] and no weights.
     """
-    layer = step.cache.layers[int(module.layer_idx)]  # type: ignore[arg-type]  # a module attribute, set by every attention class
+    layer_index = int(module.layer_idx)  # type: ignore[arg-type]  # a module attribute, set by every attention class
+    layer = step.cache.layers[layer_index]
     head_dim = query.shape[-1]
     queries = query[0].transpose(0, 1)  # [tokens, query heads, head_dim]
     keys, values = key[0].transpose(0, 1), value[0].transpose(0, 1)
@@ -55,22 +56,24 @@ def paged_attention(
     is_plain = softcap is None and s_aux is None
     outputs: list[torch.Tensor] = []
     for group in step.groups:
-        group_queries = _padded(queries[group.first : group.end], group)
+        own = slice(group.first, group.end)
+        group_queries = _padded(queries[own], group)
         view = group.views[sliding_window]
         if is_plain and group.is_fresh and view is group.views.get(None):
-            own = slice(group.first, group.end)
             attended = _attend_fresh(group_queries, keys[own], values[own], scale)
-        elif is_plain:
-            attended = _attend(group_queries, *_gather(layer, group, view, head_dim), view.mask, scale)
         else:
-            attended = _attend_explicitly(
-                group_queries,
-                *_gather(layer, group, view, head_dim),
-                view.mask,
-                scale=scale,
-                softcap=softcap,
-                sinks=s_aux,
-            )
+            if view.kept is not None and view.kept.is_filled:
+                group_keys, group_values = view.kept.extended(layer_index, keys[own], values[own])
+            else:
+                group_keys, group_values = _gather(layer, group, view, head_dim)
+            if view.kept is not None and not view.kept.is_filled:
+                view.kept.fill(layer_index, group_keys, group_values)
+            if is_plain:
+                attended = _attend(group_queries, group_keys, group_values, view.mask, scale)
+            else:
+                attended = _attend_explicitly(
+                    group_queries, group_keys, group_values, view.mask, scale=scale, softcap=softcap, sinks=s_aux
+                )
         outputs.append(attended if group.unpad is None else attended.index_select(0, group.unpad))
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return output[None], None

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sluice.domain.kv import K_AND_V
 from sluice.engine.attention_groups import cut
 from sluice.engine.contract import KvSpan
+from sluice.engine.kept_keys import KeyKeeper
 from sluice.engine.kv_cache import KvCache
 from sluice.engine.scheduler import StepPlan, Work
 from sluice.engine.step_inputs import AttentionGroup, KeyView, StepInputs
@@ -39,6 +40,8 @@ class InputBuilder:
         self._dtype = dtype
         self._windows = tuple(windows)
         self._device = cache.device
+        keeper = KeyKeeper(geometry=cache.geometry, dtype=dtype) if cache.device.type == "cpu" else None
+        self._keeper: KeyKeeper | None = keeper
         factor = 1 if cache.device.type == "cpu" else GPU_CALL_PAIRS_FACTOR
         self._decode_call_pairs = DECODE_CALL_PAIRS * factor
         self._prefill_call_pairs = PREFILL_CALL_PAIRS * factor
@@ -53,15 +56,23 @@ class InputBuilder:
         cuts = [0, *decode_ends, *(len(decodes) + end for end in prefill_ends)]
         packed = _Packed(works, block_tokens=self._cache.geometry.block_tokens)
         sampling = [index for index, work in enumerate(works) if work.samples]
+        groups = tuple(self._group(packed, first, end) for first, end in pairwise(cuts))
+        if self._keeper is not None:
+            self._keeper.end_step()
         return StepInputs(
             token_ids=self._tensor(packed.tokens)[None],
             positions=self._tensor(packed.positions)[None],
             sample_rows=self._tensor(packed.starts[1:][sampling] - 1),
             sampled=tuple(works[index].sequence for index in sampling),
             write_rows=self._write_rows(packed),
-            groups=tuple(self._group(packed, first, end) for first, end in pairwise(cuts)),
+            groups=groups,
             held_spans=tuple(_span(work) for work in works if work.sequence.hold),
         )
+
+    def forget_kept(self) -> None:
+        """Drop copies of keys that may hold NaN."""
+        if self._keeper is not None:
+            self._keeper.clear()
 
     def _tensor(self, array: Ints) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device, non_blocking=True)
@@ -126,7 +137,12 @@ class InputBuilder:
             end - first, -1
         )
         mask = self._mask(self._tensor(query_positions), self._tensor(key_positions), window)
-        return KeyView(head_rows=head_rows, mask=mask)
+        kept = None
+        if self._keeper is not None and window is None and query_positions.shape[1] == 1:
+            kept = self._keeper.keep(
+                packed.sequences[first:end], packed.ends[first:end].tolist(), keys=key_positions.shape[1]
+            )
+        return KeyView(head_rows=head_rows, mask=mask, kept=kept)
 
     def _mask(self, queries: torch.Tensor, keys: torch.Tensor, window: int | None) -> torch.Tensor:
         """[sequences, 1, queries, keys]: 0 where a query may see a key, else -infinity.
@@ -143,12 +159,13 @@ class InputBuilder:
 class _Packed:
     """The works of a step side by side, as arrays.
 
-    Per sequence: `firsts`, `ends` (of the computed tokens), `counts`, `tables` [sequences, blocks];
+    Per sequence: `sequences`, `firsts`, `ends` (of the computed tokens), `counts`, `tables` [sequences, blocks];
     `starts` [sequences + 1] in the packed row. Per token: `tokens`, `positions`, `owners`.
     """
 
     def __init__(self, works: Sequence[Work], *, block_tokens: int) -> None:
         count = len(works)
+        self.sequences = [work.sequence for work in works]
         self.firsts: Ints = np.fromiter((work.first for work in works), np.int64, count)
         self.ends: Ints = np.fromiter((work.end for work in works), np.int64, count)
         self.counts: Ints = self.ends - self.firsts
@@ -164,6 +181,8 @@ class _Packed:
         for row, work in enumerate(works):
             blocks = work.sequence.blocks[:widest]
             self.tables[row, : len(blocks)] = blocks
+            # Padding is masked, but a mask does not hide NaN: so it is the sequence's own block.
+            self.tables[row, len(blocks) :] = blocks[-1]
 
 
 def _shape(work: Work) -> tuple[int, int]:

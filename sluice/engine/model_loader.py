@@ -25,6 +25,7 @@ from sluice.engine.fingerprint import fingerprint_of
 from sluice.engine.kv_cache import DTYPES
 from sluice.engine.model_files import check_model_files
 from sluice.engine.model_probe import KvShape, probe_model
+from sluice.engine.packed_linear import pack_linears
 from sluice.errors import ConfigError, ModelLoadError
 
 Progress = Callable[[str, float], None]
@@ -68,6 +69,7 @@ def load_model(
     fingerprint = fingerprint_of(config.to_dict(), module.named_parameters())
     shape = probe_model(module, name=str(directory))
     module.set_attn_implementation(ATTENTION_NAME)
+    pack_linears(module)
     facts = _facts(path_or_hub_id, module, shape=shape, fingerprint=fingerprint, dtype=precision, device=target)
     report("ready", 1.0)
     return LoadedModel(module=module, facts=facts, windows=shape.windows)

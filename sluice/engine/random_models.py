@@ -86,7 +86,8 @@ def save_random_model(directory: Path, *, family: str, seed: int = 0, spread: fl
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
+        make: Any = AutoModelForCausalLM.from_config
+        model = make(config, dtype=torch.float32, attn_implementation="eager")
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 if weight.ndim > 1 or "sinks" in name or "bias" in name:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from sluice.engine.contract import KvSpan
+from sluice.engine.kept_keys import KeptKeys
 from sluice.engine.kv_cache import KvCache
 from sluice.engine.sequence import LiveSequence
 
@@ -21,10 +22,12 @@ class KeyView:
 
     `head_rows[n]` [sequences * 2 * heads * blocks] are rows of LayerView.heads for layers in
     groups of n layers. `mask` [sequences, 1, queries, keys] is added to scores: 0 or -infinity.
+    `kept`, if any, is a copy of these keys from the step before.
     """
 
     head_rows: dict[int, torch.Tensor]
     mask: torch.Tensor
+    kept: KeptKeys | None = None
 
 
 @dataclass(frozen=True, slots=True)
