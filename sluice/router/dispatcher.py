@@ -8,7 +8,6 @@ Next: `flow.py` for one sequence, `policy/placement.py` for the choice of worker
 import asyncio
 import logging
 import secrets
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -34,7 +33,6 @@ from sluice.text.tokenizer import Tokenizer
 from sluice.wire import convert
 from sluice.wire.gen import sluice_pb2 as pb
 
-STRAYS_MAX: Final = 4096
 _FINISH: Final = {reason.value: reason for reason in FinishReason}
 _NO_FINISHES: Final[Mapping[int, FinishReason]] = {}
 _NO_LOGPROBS: Final[Mapping[int, TokenLogprobs]] = {}
@@ -77,7 +75,6 @@ class Dispatcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self._queue: AdmissionQueue[Flow] = AdmissionQueue(limits.admission)
-        self._strays: OrderedDict[tuple[str, int, int], None] = OrderedDict()
         # 32 random bits of this incarnation, then a counter: unique among routers and restarts.
         self._next_sequence = secrets.randbits(32) << 32
 
@@ -298,7 +295,7 @@ class Dispatcher:
         for row, (sequence, epoch, index, token) in enumerate(columns):
             flow = flows.get(SequenceId(sequence))
             if flow is None or epoch < flow.epoch:
-                self._cancel_stray(member, sequence, epoch)
+                member.cancel(sequence, epoch)  # it runs what is no longer its own
                 continue
             flow.on_token(
                 epoch=epoch,
@@ -315,16 +312,6 @@ class Dispatcher:
         self.observer.count_gaps()
         if finishes:
             self._pump(now_s)
-
-    def _cancel_stray(self, member: Member, sequence: int, epoch: int) -> None:
-        """A worker runs what is no longer its own: say so, once."""
-        key = (member.info.boot, sequence, epoch)
-        if key in self._strays:
-            return
-        self._strays[key] = None
-        if len(self._strays) > STRAYS_MAX:
-            self._strays.popitem(last=False)
-        member.link.send(pb.RouterMessage(cancel=pb.Cancel(sequence=sequence, epoch=epoch)))
 
     def _on_handoff(self, report: pb.HandoffReport, now_s: float) -> None:
         self.observer.handed_off(report)

@@ -5,6 +5,7 @@ Never decides placement and never writes to the network itself (`worker_link.py`
 Next: `dispatcher.py`.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final
 
@@ -18,6 +19,7 @@ from sluice.router.worker_link import WorkerLink
 from sluice.wire.gen import sluice_pb2 as pb
 
 WORKERS_MAX: Final = 4096
+CANCELLED_MAX: Final = 4096
 HEARTBEAT_GRACE_S: Final = 0.1
 """What was sent this shortly before a heartbeat may not be in it."""
 
@@ -26,6 +28,7 @@ class Member:
     """One incarnation of a worker, and the router's books about it."""
 
     __slots__ = (
+        "_cancelled",
         "_recent",
         "_recent_blocks",
         "_recent_tokens",
@@ -50,6 +53,7 @@ class Member:
         self._recent_tokens = 0
         self._recent_blocks = 0
         self._view: WorkerView | None = None
+        self._cancelled: OrderedDict[tuple[int, int], None] = OrderedDict()  # told lately
 
     @property
     def name(self) -> str:
@@ -75,6 +79,15 @@ class Member:
         self.sequences.discard(sequence)
         self._forget(sequence)
         self._view = None
+
+    def cancel(self, sequence: int, epoch: int) -> None:
+        """Tell the worker to drop a sequence it may hold; once, though its tokens may still arrive for a while."""
+        if (sequence, epoch) in self._cancelled:
+            return
+        self._cancelled[sequence, epoch] = None
+        if len(self._cancelled) > CANCELLED_MAX:
+            self._cancelled.popitem(last=False)
+        self.link.send(pb.RouterMessage(cancel=pb.Cancel(sequence=sequence, epoch=epoch)))
 
     def beat(self, load: WorkerLoad, *, now_s: float) -> None:
         """A heartbeat arrived."""

@@ -259,10 +259,9 @@ class Flow:
         self.prefill.link.send(pb.RouterMessage(retarget=retarget))
 
     def _cancel(self) -> None:
-        cancel = pb.RouterMessage(cancel=pb.Cancel(sequence=self.sequence, epoch=self.epoch))
         for member in (self.prefill, self.decode):
             if member is not None:
-                member.link.send(cancel)
+                member.cancel(self.sequence, self.epoch)
 
     def _release(self) -> None:
         for member in (self.prefill, self.decode):
