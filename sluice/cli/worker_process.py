@@ -12,6 +12,7 @@ import secrets
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -37,7 +38,9 @@ from sluice.telemetry.metrics import WorkerMetrics
 from sluice.telemetry.metrics_server import start_metrics_server
 from sluice.wire import channels
 from sluice.wire.gen import sluice_pb2_grpc as rpc
+from sluice.worker.lease_renewal import renew_forever
 from sluice.worker.lifecycle import Event
+from sluice.worker.outbound import Surroundings
 from sluice.worker.peer_service import PeerService
 from sluice.worker.peers import OwnSide, Peers, own_identity
 from sluice.worker.router_link import RouterLink
@@ -106,14 +109,17 @@ class WorkerProcess:
         identity = own_identity(model_fingerprint=built.facts.fingerprint, geometry=built.engine.geometry)
         own = OwnSide(worker=info.worker, boot=boot, identity=identity)
         self._peers = Peers(own, self._mover)
-        self._handoffs = HandoffTable(
+        around = Surroundings(
             shell=self._shell,
             peers=self._peers,
             mover=self._mover,
+            view=built.region.view,
             settings=config.transfer,
             metrics=metrics,
-            view=built.region.view,
+            transfers=count(1),
+            pushes=count(1),
         )
+        self._handoffs = HandoffTable(around)
         self._arrivals = ArrivalTable(
             shell=self._shell,
             mover=self._mover,
@@ -147,7 +153,7 @@ class WorkerProcess:
         links = [RouterLink(address, self._shell) for address in self._config.routers]
         tasks = [
             *(asyncio.create_task(link.run(), name=f"link {link.address}") for link in links),
-            asyncio.create_task(self._handoffs.renew_forever(), name="lease-renewal"),
+            asyncio.create_task(self._renew_leases(), name="lease-renewal"),
             asyncio.create_task(self._arrivals.reap_forever(), name="lease-reaper"),
         ]
         try:
@@ -159,6 +165,11 @@ class WorkerProcess:
             await asyncio.gather(*tasks, return_exceptions=True)
             await observed.close()
             await self._close()
+
+    async def _renew_leases(self) -> None:
+        await renew_forever(
+            lambda: self._shell.info.boot, self._handoffs.open_transfers, lease_s=self._config.transfer.lease_s
+        )
 
     async def _close(self) -> None:
         """Let transfers end within the grace, then take everything apart; memory last."""

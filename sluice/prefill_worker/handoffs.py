@@ -1,59 +1,29 @@
 """Sequences prefilled here that will decode elsewhere: one `Outgoing` each, and what they share.
 
-Routes what the shell and the engine say to the right handoff, renews all leases of a peer in
-one message, and forgets a handoff only when its memory is safe. Lives on the event loop.
+Routes what the shell and the engine say to the right handoff, and forgets a handoff only when
+its memory is safe. Lives on the event loop.
 Next: `outgoing.py`, one handoff from reservation to commit.
 """
 
 import asyncio
 import logging
 from collections.abc import Sequence
-from itertools import count
-from typing import Final
 
-import grpc
-
-from sluice.config.worker import TransferConfig
 from sluice.domain.ids import Epoch, SequenceId
 from sluice.domain.sequence import SequenceState
 from sluice.engine.contract import Fence, KvSpan
-from sluice.kv_transfer.mover import Mover
-from sluice.prefill_worker.outgoing import Outgoing, Surroundings
-from sluice.telemetry.metrics import WorkerMetrics
+from sluice.prefill_worker.outgoing import Outgoing
 from sluice.wire.gen import sluice_pb2 as pb
-from sluice.wire.status import describe
-from sluice.worker.peers import Peer, Peers
-from sluice.worker.shell import Shell
+from sluice.worker.outbound import Outbound, Surroundings
 
 log = logging.getLogger(__name__)
-
-RENEWALS_PER_LEASE: Final = 6
-RENEW_TIMEOUT_S: Final = 5.0
 
 
 class HandoffTable:
     """Every handoff this worker is the source of. Implements `worker.stages.Handoffs`."""
 
-    def __init__(
-        self,
-        *,
-        shell: Shell,
-        peers: Peers,
-        mover: Mover,
-        settings: TransferConfig,
-        metrics: WorkerMetrics,
-        view: memoryview | None,
-    ) -> None:
-        self._around = Surroundings(
-            shell=shell,
-            peers=peers,
-            mover=mover,
-            view=view,
-            settings=settings,
-            metrics=metrics,
-            transfers=count(1),
-            pushes=count(1),
-        )
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
         self._loop = asyncio.get_running_loop()
         self._outgoing: dict[SequenceId, Outgoing] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -92,15 +62,9 @@ class HandoffTable:
         outgoing.give_up()
         return True
 
-    async def renew_forever(self) -> None:
-        """Keep the reservations of open handoffs alive, one message per peer and period."""
-        while True:
-            await asyncio.sleep(self._around.settings.lease_s / RENEWALS_PER_LEASE)
-            by_peer: dict[str, tuple[Peer, list[Outgoing]]] = {}
-            for outgoing in self._outgoing.values():
-                if (peer := outgoing.reserved_at) is not None:
-                    by_peer.setdefault(peer.boot, (peer, []))[1].append(outgoing)
-            await asyncio.gather(*(self._renew(peer, handoffs) for peer, handoffs in by_peer.values()))
+    def open_transfers(self) -> list[Outbound]:
+        """Transfers whose leases must be renewed."""
+        return [outgoing.outbound for outgoing in self._outgoing.values()]
 
     async def close(self) -> None:
         """Give every handoff up and wait until their memory is safe."""
@@ -108,19 +72,6 @@ class HandoffTable:
             outgoing.give_up()
         if self._tasks:
             await asyncio.wait(self._tasks)
-
-    async def _renew(self, peer: Peer, handoffs: Sequence[Outgoing]) -> None:
-        transfers = {outgoing.transfer: outgoing for outgoing in handoffs}
-        request = pb.RenewRequest(from_boot=self._around.shell.info.boot, transfers=transfers)
-        try:
-            reply = await peer.stub.RenewLeases(request, timeout=RENEW_TIMEOUT_S)
-        except grpc.RpcError as error:
-            # Not a verdict: the lease may outlive a lost renewal, and commit finds out if it did not.
-            log.warning("renewing leases at %s: %s", peer.worker, describe(error))
-            return
-        for transfer in reply.lost:
-            if transfer in transfers:
-                transfers[transfer].on_lease_lost()
 
     def _on_group(self, group: int, spans: Sequence[KvSpan], fence: Fence) -> None:
         for span in spans:

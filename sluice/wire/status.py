@@ -29,3 +29,8 @@ def describe(error: grpc.RpcError) -> str:
     if isinstance(error, grpc.aio.AioRpcError):
         return f"{error.code().name}: {error.details()}"
     return str(error)
+
+
+def explain(error: SluiceError | grpc.RpcError) -> str:
+    """One line saying why a peer could not be asked, or what it answered."""
+    return describe(error) if isinstance(error, grpc.RpcError) else str(error)

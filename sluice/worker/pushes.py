@@ -1,6 +1,6 @@
-"""The pushes of one handoff: started, collected, counted, traced. Decides nothing.
+"""The pushes of one transfer: started, collected, counted, traced. Decides nothing.
 
-Next: `outgoing.py`, which says what to push and what a failure means.
+Next: `outbound.py`, the whole of one transfer.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ from sluice.engine.contract import Fence
 from sluice.kv_transfer.mover import Mover
 from sluice.kv_transfer.plan import Span, compile_plan
 from sluice.kv_transfer.transport import Push, PushResult, PushState
-from sluice.prefill_worker.push_progress import Stretch
 from sluice.telemetry import attributes, tracing
 from sluice.telemetry.metric_table import Direction
 from sluice.telemetry.metrics import WorkerMetrics
 from sluice.worker.peers import Peer
+from sluice.worker.push_progress import Stretch
 
 
 @dataclass(frozen=True, slots=True)
