@@ -11,6 +11,7 @@ order. A missing row raises. docs/handoff.md is drawn from these tables by `diag
            UNPLACED --> RESERVING again, or RESUMED here
 
     receiver  RESERVED --commit--> ATTACHED
+                 |  `--commit of a migration--> PARKED --granted--> ATTACHED
                  `--> QUARANTINED --writes stopped--> FREED
 
 Why FAILED ends it, and REFUSED does not: after a failure the target may have taken the sequence
@@ -81,6 +82,7 @@ class ReceiverState(Enum):
     """Where a handoff is, seen by the worker that will decode."""
 
     RESERVED = "reserved"  # blocks held, grant open, writes may run
+    PARKED = "parked"  # all of a migrating sequence is here; it is not ours before the router says so
     QUARANTINED = "quarantined"  # given up, grant closed, writes may still run
     ATTACHED = "attached"  # the sequence decodes here
     FREED = "freed"  # blocks are back in the pool
@@ -91,6 +93,8 @@ class ReceiverEvent(Enum):
     """What may happen to a receiver."""
 
     COMMITTED = "committed"  # by the sender, in time, with a matching proof and the current epoch
+    PARKED = "parked"  # the same for a migration: complete, but the router has not granted it
+    GRANTED = "granted"  # by the router: the sequence is ours under the next epoch
     COMMIT_INVALID = "commit invalid"  # anything else that calls itself a commit
     SENDER_STOPPED = "sender stopped"  # it gave up, and none of its writes runs any more
     SENDER_GAVE_UP = "sender gave up"  # it gave up; writes may still run
@@ -154,11 +158,18 @@ _LET_GO: Final = (_RX.CLOSE_GRANT, _RX.END_LEASE)
 RECEIVER: Final[Mapping[tuple[ReceiverState, ReceiverEvent], ReceiverRow]] = {
     # A commit says that the sender's pushes are terminal: no write runs any more.
     (_R.RESERVED, _RE.COMMITTED): (_R.ATTACHED, (*_LET_GO, _RX.ENTER_BATCH)),
+    (_R.RESERVED, _RE.PARKED): (_R.PARKED, (_RX.CLOSE_GRANT,)),
     (_R.RESERVED, _RE.COMMIT_INVALID): (_R.QUARANTINED, (*_LET_GO, _RX.REFUSE_COMMIT)),
     (_R.RESERVED, _RE.SENDER_STOPPED): (_R.FREED, (*_LET_GO, _RX.FREE_BLOCKS)),
     (_R.RESERVED, _RE.SENDER_GAVE_UP): (_R.QUARANTINED, _LET_GO),
     (_R.RESERVED, _RE.LEASE_EXPIRED): (_R.QUARANTINED, _LET_GO),
     (_R.RESERVED, _RE.CANCELLED): (_R.QUARANTINED, _LET_GO),
+    # Nothing writes any more: whatever ends the wait may free the blocks at once.
+    (_R.PARKED, _RE.GRANTED): (_R.ATTACHED, (_RX.END_LEASE, _RX.ENTER_BATCH)),
+    (_R.PARKED, _RE.SENDER_STOPPED): (_R.FREED, (_RX.END_LEASE, _RX.FREE_BLOCKS)),
+    (_R.PARKED, _RE.SENDER_GAVE_UP): (_R.FREED, (_RX.END_LEASE, _RX.FREE_BLOCKS)),
+    (_R.PARKED, _RE.LEASE_EXPIRED): (_R.FREED, (_RX.END_LEASE, _RX.FREE_BLOCKS)),
+    (_R.PARKED, _RE.CANCELLED): (_R.FREED, (_RX.END_LEASE, _RX.FREE_BLOCKS)),
     (_R.QUARANTINED, _RE.COMMITTED): (_R.QUARANTINED, (_RX.REFUSE_COMMIT,)),
     (_R.QUARANTINED, _RE.COMMIT_INVALID): (_R.QUARANTINED, (_RX.REFUSE_COMMIT,)),
     (_R.QUARANTINED, _RE.SENDER_STOPPED): (_R.FREED, (_RX.FREE_BLOCKS,)),

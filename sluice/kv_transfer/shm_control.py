@@ -136,19 +136,18 @@ class PeerBoard:
         return False
 
     def begin(self, grant: bytes) -> int | None:
-        """Enter the grant's slot so that revoking waits for end(); None if the grant is not open."""
-        digest = _digest(grant)
-        found = self._file.control.find(digest, SLOT_0)
+        """Enter the grant's slot so that revoking waits for end(); None if the grant is not open.
+
+        It may have been revoked between finding and entering: ask is_open() before each piece.
+        """
+        found = self._file.control.find(_digest(grant), SLOT_0)
         slot, misaligned = divmod(found - SLOT_0, DIGEST_BYTES)
         if found < 0 or misaligned or not self._file.lock(fcntl.F_RDLCK, slot):
             return None  # never open, or being revoked at this moment
-        if self._file.read(slot) != digest:
-            self.end(slot)
-            return None
         return slot
 
     def is_open(self, grant: bytes, slot: int) -> bool:
-        """Whether the grant entered as `slot` has not been revoked meanwhile."""
+        """Whether the grant entered as `slot` has not been revoked."""
         return self._file.read(slot) == _digest(grant)
 
     def end(self, slot: int) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from sluice.domain.ids import BootId, WorkerId
 from sluice.errors import TransferError, TransportUnavailableError
+from sluice.kv_transfer import shm_transport
 from sluice.kv_transfer.backends import BACKENDS, open_backends
 from sluice.kv_transfer.inproc_transport import InprocNetwork, InprocTransport
 from sluice.kv_transfer.memory import KvMemory, allocate, sweep_stale
@@ -335,6 +336,33 @@ def test_a_stopped_writer_keeps_revoked_memory_unsafe_until_it_is_gone(house: Ho
     writer.kill()
     writer.wait()
     assert receiver.transport.revoke(GRANT)
+
+
+@only("shm")
+def test_revoking_between_two_slices_stops_the_copy_there(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shm_transport, "SLICE_BYTES", 1000)
+    sender, receiver = house.pair()
+    receiver.transport.allow(grant=GRANT, ranges=ranges((0, 0, SIZE)))
+    sender.transport.submit(push(1, ranges((0, 0, 1000), (1000, 2000, 1000))))
+    assert sender.transport.poll() == []
+    assert not receiver.transport.revoke(GRANT), "the writer has not left yet"
+    assert "revoked" in sender.transport.poll()[0].reason
+    assert receiver.transport.revoke(GRANT)
+    assert receiver.bytes[:1000].any()
+    assert not receiver.bytes[1000:].any()
+
+
+@only("shm")
+def test_abandoning_between_two_slices_stops_the_copy_there(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shm_transport, "SLICE_BYTES", 1000)
+    sender, receiver = house.pair()
+    receiver.transport.allow(grant=GRANT, ranges=ranges((0, 0, SIZE)))
+    sender.transport.submit(push(1, ranges((0, 0, 1000), (1000, 2000, 1000))))
+    assert sender.transport.poll() == []
+    sender.transport.abandon(1)
+    assert sender.transport.poll()[0].reason == "abandoned"
+    assert receiver.transport.revoke(GRANT)
+    assert not receiver.bytes[1000:].any()
 
 
 @only("inproc")
