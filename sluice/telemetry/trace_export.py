@@ -1,8 +1,9 @@
 """Sends finished spans away in batches, as OTLP JSON: lines of a file, or POSTs to a collector.
 
-One daemon thread encodes and writes; the threads that end spans only append to a bounded
-queue. A full queue or a collector that does not answer costs spans, counted in
-`dropped_spans`, and never a request. The encoding is the OTLP protobuf's JSON mapping
+A span is encoded at once by the thread that ends it, so that waiting spans are plain bytes,
+which the garbage collector never looks at. One daemon thread writes. A full queue or a
+collector that does not answer costs spans, counted in `dropped_spans`, and never a request.
+The encoding is the OTLP protobuf's JSON mapping
 (https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding).
 Why not the OpenTelemetry SDK: docs/adr/0009-libraries.md has the figures.
 """
@@ -96,8 +97,8 @@ class BatchExporter:
         self._refused_spans = 0  # written by threads that end spans
         self._undelivered_spans = 0  # written by the exporting thread
         self._sink = sink
-        self._resource = _attributes_json(resource)
-        self._queue: deque[RecordingSpan] = deque()
+        self._head, self._tail = _envelope(resource)
+        self._queue: deque[bytes] = deque()
         self._wake = threading.Event()
         self._stopping = False
         self._is_failing = False
@@ -110,11 +111,11 @@ class BatchExporter:
         return self._refused_spans + self._undelivered_spans
 
     def accept(self, span: RecordingSpan) -> None:
-        """Queue a finished span; drop and count it when the queue is full."""
+        """Encode and queue a finished span; drop and count it when the queue is full."""
         if len(self._queue) >= QUEUE_SPANS_MAX or self._stopping:
             self._refused_spans += 1
             return
-        self._queue.append(span)
+        self._queue.append(orjson.dumps(_span_json(span)))
         if len(self._queue) == BATCH_SPANS_MAX:
             self._wake.set()
 
@@ -136,7 +137,7 @@ class BatchExporter:
         for _ in range(-(-len(self._queue) // BATCH_SPANS_MAX)):
             batch = [self._queue.popleft() for _ in range(min(BATCH_SPANS_MAX, len(self._queue)))]
             try:
-                self._sink.write(encode_batch(batch, resource=self._resource))
+                self._sink.write(self._head + b",".join(batch) + self._tail)
             except (OSError, http.client.HTTPException) as error:
                 self._undelivered_spans += len(batch)
                 if not self._is_failing:
@@ -146,13 +147,12 @@ class BatchExporter:
                 self._is_failing = False
 
 
-def encode_batch(spans: Sequence[RecordingSpan], *, resource: list[dict[str, Any]]) -> bytes:
-    """One OTLP ExportTraceServiceRequest as JSON, without a line end."""
-    scope_spans = {"scope": {"name": "sluice"}, "spans": spans}
-    request = {"resourceSpans": [{"resource": {"attributes": resource}, "scopeSpans": [scope_spans]}]}
-    # Spans become dictionaries one by one while the text is written: a list of them all would
-    # cost as much again in garbage collection.
-    return orjson.dumps(request, default=_span_json)
+def _envelope(resource: Attributes) -> tuple[bytes, bytes]:
+    """What stands before and after the comma-separated spans of an OTLP ExportTraceServiceRequest."""
+    scope_spans = {"scope": {"name": "sluice"}, "spans": []}
+    request = {"resourceSpans": [{"resource": {"attributes": _attributes_json(resource)}, "scopeSpans": [scope_spans]}]}
+    head, _, tail = orjson.dumps(request).rpartition(b"[]")
+    return head + b"[", b"]" + tail
 
 
 def _span_json(span: RecordingSpan) -> dict[str, Any]:

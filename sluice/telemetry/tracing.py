@@ -6,18 +6,19 @@
     any worker:      record_span(TRANSFER, parent=state.traceparent, start_ns=..., end_ns=...)
 
 A span whose parent is "" belongs to a request that is not traced, and is not recorded: so one
-decision, made where the trace begins, holds in every process. Never sees prompts or answers.
+decision, made where the trace begins, holds in every process. A process begins a bounded number
+of traces a second: every request is traced while there are few, and tracing never takes more
+than about a percent of a core when there are many. Never sees prompts or answers.
 Names and attributes: `attributes.py`. Delivery: `trace_export.py`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Final, assert_never
 
 from sluice import clock
-from sluice.errors import ConfigError
 from sluice.telemetry.attributes import Attributes, SpanName
 from sluice.telemetry.span import (
     INERT,
@@ -29,7 +30,8 @@ from sluice.telemetry.span import (
 )
 from sluice.telemetry.trace_export import BatchExporter, FileSink, HttpSink
 
-_SAMPLE_STEPS: Final = 1 << 32
+TRACES_PER_S_MAX: Final = 100
+_NS_PER_S: Final = 1_000_000_000
 
 
 class Exporter(Enum):
@@ -45,7 +47,24 @@ class _Process:
     """This process's tracing, replaced by configure() and shutdown() only."""
 
     exporter: BatchExporter | None = None
-    sample_below: int = 0
+    budget: "TraceBudget" = field(default_factory=lambda: TraceBudget(traces_per_s_max=TRACES_PER_S_MAX))
+
+
+@dataclass(slots=True, kw_only=True)
+class TraceBudget:
+    """How many more traces may begin in the current second of wall time."""
+
+    traces_per_s_max: int
+    second: int = 0
+    left: int = 0
+
+    def take(self, now_ns: int) -> bool:
+        """Whether one more trace may begin at `now_ns`."""
+        second = now_ns // _NS_PER_S
+        if second != self.second:
+            self.second, self.left = second, self.traces_per_s_max
+        self.left -= 1
+        return self.left >= 0
 
 
 _process: Final = _Process()
@@ -57,17 +76,15 @@ def configure(
     service: str,
     endpoint_or_path: str = "",
     attributes: Mapping[str, str] | None = None,
-    sample_ratio: float = 1.0,
+    traces_per_s_max: int = TRACES_PER_S_MAX,
 ) -> None:
     """Start tracing, once per process; with Exporter.NONE nothing happens.
 
     `service` is e.g. "sluice-router"; `attributes` describe the process (worker id, version).
-    `sample_ratio` is the share of requests traced, unless the client's own traceparent decides.
+    `traces_per_s_max` bounds what start_trace() begins or joins; other spans follow their trace.
     Raises ConfigError if the file or the endpoint cannot be used.
     """
     assert _process.exporter is None, "tracing is configured once; shutdown() comes first"
-    if not 0.0 <= sample_ratio <= 1.0:
-        raise ConfigError(f"trace sample ratio: is {sample_ratio:g}; use a number from 0 to 1")
     resource = {"service.name": service, **(attributes or {})}
     match exporter:
         case Exporter.NONE:
@@ -78,7 +95,7 @@ def configure(
             _process.exporter = BatchExporter(HttpSink(endpoint_or_path), resource=resource)
         case _:
             assert_never(exporter)
-    _process.sample_below = round(sample_ratio * _SAMPLE_STEPS)
+    _process.budget = TraceBudget(traces_per_s_max=traces_per_s_max)
 
 
 def is_on() -> bool:
@@ -89,26 +106,21 @@ def is_on() -> bool:
 def start_trace(name: SpanName, *, parent: str = "", attributes: Attributes | None = None) -> Span:
     """Begin a request's trace, or join the one in a client's `traceparent` header (a malformed one is ignored).
 
-    A client that says "not sampled" is obeyed.
+    Inert when the client says "not sampled", or when this second's traces are used up.
     """
     exporter = _process.exporter
     if exporter is None:
         return INERT
-    joined = parse_traceparent(parent) if parent else None
-    if joined is None:
-        trace_id, parent_span_id = new_trace_id(), ""
-        if int(trace_id[-8:], 16) >= _process.sample_below:
-            return INERT
-    else:
-        trace_id, parent_span_id, is_sampled = joined
-        if not is_sampled:
-            return INERT
+    start_ns = clock.wall_ns()
+    trace_id, parent_span_id, is_sampled = (parse_traceparent(parent) if parent else None) or (new_trace_id(), "", True)
+    if not is_sampled or not _process.budget.take(start_ns):
+        return INERT
     return RecordingSpan(
         name,
         collector=exporter,
         trace_id=trace_id,
         parent_span_id=parent_span_id,
-        start_ns=clock.wall_ns(),
+        start_ns=start_ns,
         attributes=attributes,
     )
 

@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from sluice.errors import ConfigError
 from sluice.telemetry import attributes, span, trace_export, tracing
 from sluice.telemetry.attributes import SpanName
-from sluice.telemetry.tracing import Exporter
+from sluice.telemetry.tracing import Exporter, TraceBudget
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +25,10 @@ def tracing_ends() -> Iterator[None]:
     tracing.shutdown()
 
 
-def trace_to(path: Path, *, service: str = "sluice-router", sample_ratio: float = 1.0) -> None:
-    tracing.configure(exporter=Exporter.FILE, service=service, endpoint_or_path=str(path), sample_ratio=sample_ratio)
+def trace_to(path: Path, *, service: str = "sluice-router", traces_per_s_max: int = 100) -> None:
+    tracing.configure(
+        exporter=Exporter.FILE, service=service, endpoint_or_path=str(path), traces_per_s_max=traces_per_s_max
+    )
 
 
 def spans_in(path: Path) -> list[dict[str, str]]:
@@ -62,7 +64,7 @@ def test_an_inert_span_carries_no_trace_context_and_ignores_its_end() -> None:
 
 
 def test_a_request_that_is_not_traced_stays_untraced_in_every_process(tmp_path: Path) -> None:
-    trace_to(tmp_path / "t.jsonl", sample_ratio=0.0)
+    trace_to(tmp_path / "t.jsonl", traces_per_s_max=0)
     root = tracing.start_trace(SpanName.REQUEST)
     assert root is span.INERT
     assert tracing.start_span(SpanName.PREFILL, parent=root.traceparent) is span.INERT
@@ -126,13 +128,21 @@ def test_file_lines_are_otlp_that_the_official_protobuf_accepts(tmp_path: Path) 
 
 def test_a_clients_trace_is_joined_and_its_sampling_flag_obeyed(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
-    trace_to(path, sample_ratio=0.0)
+    trace_to(path)
     joined = tracing.start_trace(SpanName.REQUEST, parent=f"00-{'a' * 32}-{'b' * 16}-01")
     joined.end()
     assert tracing.start_trace(SpanName.REQUEST, parent=f"00-{'a' * 32}-{'b' * 16}-00") is span.INERT
     tracing.shutdown()
     (found,) = spans_in(path)
     assert (found["traceId"], found["parentSpanId"]) == ("a" * 32, "b" * 16)
+
+
+def test_a_second_has_room_for_so_many_traces_and_the_next_one_again() -> None:
+    budget = TraceBudget(traces_per_s_max=3)
+    second_ns = 1_000_000_000
+    taken = [budget.take(now_ns) for now_ns in (7 * second_ns, 7 * second_ns + 1, 8 * second_ns - 1, 8 * second_ns - 1)]
+    assert taken == [True, True, True, False]
+    assert budget.take(8 * second_ns)
 
 
 @pytest.mark.parametrize(
