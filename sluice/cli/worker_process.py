@@ -22,6 +22,7 @@ import torch
 from sluice.clock import SystemClock
 from sluice.config.worker import WorkerConfig
 from sluice.decode_worker.arrivals import ArrivalTable
+from sluice.decode_worker.migrations import MigrationTable
 from sluice.domain.ids import BootId, WorkerId
 from sluice.domain.load import WorkerInfo
 from sluice.domain.role import Role
@@ -120,6 +121,7 @@ class WorkerProcess:
             pushes=count(1),
         )
         self._handoffs = HandoffTable(around)
+        self._migrations = MigrationTable(around)
         self._arrivals = ArrivalTable(
             shell=self._shell,
             mover=self._mover,
@@ -129,7 +131,7 @@ class WorkerProcess:
             view=built.region.view,
         )
         built.engine.listen(self._handoffs.on_group)
-        self._shell.attach_stages(handoffs=self._handoffs, arrivals=self._arrivals)
+        self._shell.attach_stages(handoffs=self._handoffs, migrations=self._migrations, arrivals=self._arrivals)
         service = PeerService(self._arrivals, lambda: own.hello(self._mover))
         rpc.add_KvPeerServicer_to_server(service, self._server)
 
@@ -168,13 +170,17 @@ class WorkerProcess:
 
     async def _renew_leases(self) -> None:
         await renew_forever(
-            lambda: self._shell.info.boot, self._handoffs.open_transfers, lease_s=self._config.transfer.lease_s
+            lambda: self._shell.info.boot,
+            lambda: [*self._handoffs.open_transfers(), *self._migrations.open_transfers()],
+            lease_s=self._config.transfer.lease_s,
         )
 
     async def _close(self) -> None:
         """Let transfers end within the grace, then take everything apart; memory last."""
         try:
-            await asyncio.wait_for(self._handoffs.close(), self._config.stop_grace_s)
+            async with asyncio.timeout(self._config.stop_grace_s):
+                await self._handoffs.close()
+                await self._migrations.close()
         except TimeoutError:
             log.warning("transfers were still running after %.0f s", self._config.stop_grace_s)
         await self._peers.close()

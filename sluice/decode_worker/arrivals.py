@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar, assert_never
 
 from sluice import clock
@@ -20,7 +20,7 @@ from sluice.domain.ids import BootId, Epoch, SequenceId
 from sluice.domain.kv import KvGeometry
 from sluice.domain.sequence import SequenceState
 from sluice.engine.contract import Reservation
-from sluice.errors import ReservationRefusedError, SluiceError
+from sluice.errors import ReservationRefusedError, SluiceError, TransferError
 from sluice.kv_transfer.fingerprint import Incompatible, KvIdentity, compare
 from sluice.kv_transfer.handoff import Receiver, ReceiverEffect, ReceiverEvent, ReceiverState
 from sluice.kv_transfer.lease import LeaseTable
@@ -51,10 +51,12 @@ class Arrival:
     key: Key
     sequence: SequenceId
     epoch: Epoch
-    sent_tokens: int
+    room_tokens: int
+    computed: int = 0  # tokens whose KV is here, once a commit has been believed
     source: KvGeometry
     reservation: Reservation
     grant: bytes
+    parked: SequenceState | None = None  # a migration's state, until the router grants it
     protocol: Receiver = field(default_factory=Receiver)
     is_committing: bool = False  # its commit is being checked: what else happens waits for the verdict
 
@@ -106,11 +108,27 @@ class ArrivalTable:
             return
         remember(self._senders, BootId(hello.boot), geometry)
 
+    # ---------------------------------------------------------------- what the router's grants mean
+
+    def expects(self, sequence: SequenceId) -> bool:
+        return sequence in self._being_held or any(a.sequence == sequence for a in self._arrivals.values())
+
+    async def supersede(self, sequence: SequenceId, epoch: Epoch) -> None:
+        for arrival in [a for a in self._arrivals.values() if a.sequence == sequence]:
+            if arrival.epoch >= epoch or arrival.is_committing:
+                raise ReservationRefusedError("another transfer of this sequence has not ended here yet")
+            await self._feed(arrival, ReceiverEvent.CANCELLED)
+            if not self._mover.revoke(arrival.grant):
+                raise ReservationRefusedError("the sequence's last owner may still be writing here")
+            await self._feed(arrival, ReceiverEvent.WRITES_STOPPED)
+
     # ---------------------------------------------------------------- what senders ask
 
     async def reserve(self, request: pb.ReserveRequest) -> pb.ReserveReply:
         key = (BootId(request.from_boot), request.transfer)
         try:
+            if key not in self._arrivals:
+                await self.supersede(SequenceId(request.sequence), Epoch(request.epoch))
             source = self._admissible(request)
             arrival = self._arrivals.get(key) or await self._hold(key, request, source)
         except SluiceError as error:
@@ -135,8 +153,12 @@ class ArrivalTable:
         try:
             state = convert.state_from_wire(request.state)
             await self._check(arrival, state, request)
-            await self._feed(arrival, ReceiverEvent.COMMITTED)
-            await self._enter_batch(arrival, state)
+            if request.parked:
+                await self._feed(arrival, ReceiverEvent.PARKED)
+                arrival.parked = state
+            else:
+                await self._feed(arrival, ReceiverEvent.COMMITTED)
+                await self._enter_batch(arrival, state)
         except SluiceError as error:
             log.warning("commit of sequence %d refused: %s", arrival.sequence, error)
             if not arrival.protocol.has_ended:
@@ -146,6 +168,23 @@ class ArrivalTable:
             arrival.is_committing = False
         self._record(state, request, started_ns)
         return pb.CommitReply(attached=True)
+
+    async def grant(self, sequence: SequenceId, epoch: Epoch, *, new_epoch: Epoch) -> None:
+        """The router makes a parked sequence ours. Raises SluiceError if it is not parked here."""
+        parked = [one for one in self._arrivals.values() if one.sequence == sequence and one.epoch == epoch]
+        arrival = parked[0] if parked else None
+        if arrival is None or arrival.parked is None:
+            raise ReservationRefusedError("the sequence is not parked on this worker")
+        state = replace(arrival.parked, epoch=new_epoch)
+        await self._feed(arrival, ReceiverEvent.GRANTED)
+        await self._enter_batch(arrival, state)
+
+    async def cancel(self, sequence: SequenceId, epoch: Epoch) -> None:
+        """The router gave the sequence up: a parked one is let go; others end with their sender."""
+        for arrival in list(self._arrivals.values()):
+            is_parked = arrival.protocol.state is ReceiverState.PARKED
+            if arrival.sequence == sequence and arrival.epoch <= epoch and is_parked:
+                await self._feed(arrival, ReceiverEvent.CANCELLED)
 
     async def abandon(self, request: pb.AbandonRequest) -> pb.AbandonReply:
         arrival = self._arrivals.get((BootId(request.from_boot), request.transfer))
@@ -192,8 +231,7 @@ class ArrivalTable:
         if epoch is not None and epoch >= request.epoch:
             raise ReservationRefusedError(f"the sequence already lives here under epoch {epoch}")
         key = (BootId(request.from_boot), request.transfer)
-        is_elsewhere = any(other.sequence == sequence and other.key != key for other in self._arrivals.values())
-        if is_elsewhere or sequence in self._being_held:
+        if key not in self._arrivals and self.expects(sequence):
             raise ReservationRefusedError("another transfer of this sequence has not ended here yet")
         return source
 
@@ -214,7 +252,7 @@ class ArrivalTable:
             key=key,
             sequence=sequence,
             epoch=Epoch(request.epoch),
-            sent_tokens=tokens,
+            room_tokens=tokens,
             source=source,
             reservation=reservation,
             grant=secrets.token_bytes(GRANT_BYTES),
@@ -230,22 +268,26 @@ class ArrivalTable:
             raise ReservationRefusedError("the reservation has already been given up")
         if not self._leases.is_live(arrival.key, now_s=self._now_s()):
             raise ReservationRefusedError("the lease ran out before the commit")
-        proof.check_state(state, sequence=arrival.sequence, epoch=arrival.epoch, sent_tokens=arrival.sent_tokens)
+        computed = request.computed
+        proof.check_state(state, sequence=arrival.sequence, epoch=arrival.epoch, computed=computed)
+        if computed > arrival.room_tokens:
+            raise TransferError(f"KV of {computed} tokens was sent into room for {arrival.room_tokens}")
         expected = proof.expect(
             source=arrival.source,
             target=self._identity.geometry,
             reservation=arrival.reservation,
-            sent_tokens=arrival.sent_tokens,
+            computed=computed,
         )
         view = self._view if request.checksummed else None
         await asyncio.to_thread(proof.check_bytes, request.proofs, expected, view)
+        arrival.computed = computed
 
     async def _enter_batch(self, arrival: Arrival, state: SequenceState) -> None:
         """The engine decodes it from here. Raises SluiceError; its blocks are free again then."""
         try:
             if not self._shell.adopt(state):
                 raise ReservationRefusedError(f"router {state.router} is not connected to this worker")
-            await self._shell.ask(lambda engine: engine.attach(state, computed=arrival.sent_tokens))
+            await self._shell.ask(lambda engine: engine.attach(state, computed=arrival.computed))
         except SluiceError:
             self._shell.disown(state.sequence)
             await self._shell.ask(lambda engine: engine.cancel_reservation(state.sequence))

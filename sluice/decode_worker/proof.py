@@ -15,18 +15,18 @@ from sluice.kv_transfer.transport import Descriptors
 from sluice.wire.gen import sluice_pb2 as pb
 
 
-def check_state(state: SequenceState, *, sequence: SequenceId, epoch: Epoch, sent_tokens: int) -> None:
-    """The committed state is of the reserved sequence, of its owner, and one token ahead of the KV."""
+def check_state(state: SequenceState, *, sequence: SequenceId, epoch: Epoch, computed: int) -> None:
+    """The committed state is of the reserved sequence, of its owner, and ahead of the KV of `computed` tokens."""
     if state.sequence != sequence:
         raise TransferError(f"sequence {state.sequence} was committed into the reservation of {sequence}")
     if state.epoch != epoch:
         raise StaleEpochError(f"epoch {state.epoch} was committed, epoch {epoch} was reserved")
-    if len(state.tokens) != sent_tokens + 1:
-        raise TransferError(f"{len(state.tokens)} tokens were committed over the KV of {sent_tokens}; send one more")
+    if computed >= len(state.tokens):
+        raise TransferError(f"{len(state.tokens)} tokens were committed over the KV of {computed}; send one more")
 
 
 def expect(
-    *, source: KvGeometry, target: KvGeometry, reservation: Reservation, sent_tokens: int
+    *, source: KvGeometry, target: KvGeometry, reservation: Reservation, computed: int
 ) -> tuple[Descriptors, ...]:
     """Per layer group of the sender, the ranges that must have been written here."""
     return tuple(
@@ -36,7 +36,7 @@ def expect(
             group=group,
             target_blocks=reservation.blocks,
             first=reservation.cached_tokens,
-            end=sent_tokens,
+            end=max(computed, reservation.cached_tokens),
         )
         for group in range(source.groups)
     )

@@ -8,7 +8,7 @@ is cancelled, is handed off, or loses its router. Next: `prefill_worker/handoffs
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
@@ -26,7 +26,7 @@ from sluice.worker.lifecycle import Event, WorkerLife
 from sluice.worker.prefill_spans import PrefillSpans
 from sluice.worker.prefix_feed import PrefixFeed
 from sluice.worker.router_link import RouterLink
-from sluice.worker.stages import Arrivals, Handoffs
+from sluice.worker.stages import Arrivals, Handoffs, Migrations
 from sluice.worker.step_loop import IDLE, StepLoop
 
 COUNT_BLOCKS_EVERY_S: Final = 0.5  # counting looks at every block table, so not after every step
@@ -59,17 +59,21 @@ class Shell:
         self._metrics = metrics
         self._live: dict[SequenceId, Live] = {}
         self._links: dict[RouterId, RouterLink] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._starting: set[asyncio.Task[None]] = set()
         self._feed = PrefixFeed()
         self._load = WorkerLoad(lifecycle=self.life.state)
         self._blocks: BlockCounts | None = None
         self._counted_s = -COUNT_BLOCKS_EVERY_S
         self._spans = PrefillSpans(info.worker)
         self._handoffs: Handoffs
+        self._migrations: Migrations
         self._arrivals: Arrivals
 
-    def attach_stages(self, *, handoffs: Handoffs, arrivals: Arrivals) -> None:
+    def attach_stages(self, *, handoffs: Handoffs, migrations: Migrations, arrivals: Arrivals) -> None:
         """Give the shell its stages; before `open`."""
         self._handoffs = handoffs
+        self._migrations = migrations
         self._arrivals = arrivals
 
     def open(self) -> None:
@@ -133,16 +137,40 @@ class Shell:
                 if self._is_current(sequence, Epoch(message.retarget.epoch)):
                     self._handoffs.retarget(sequence, Epoch(message.retarget.epoch), target)
             case "cancel":
-                sequence = SequenceId(message.cancel.sequence)
-                live = self._live.get(sequence)
-                if live is not None and live.epoch <= message.cancel.epoch:
-                    self._drop(sequence)
+                self._cancel(SequenceId(message.cancel.sequence), Epoch(message.cancel.epoch))
+            case "migrate":
+                sequence, epoch = SequenceId(message.migrate.sequence), Epoch(message.migrate.epoch)
+                if self._is_current(sequence, epoch):
+                    self._migrations.begin(sequence, epoch, message.migrate.target)
+            case "unfreeze":
+                self._migrations.deny(SequenceId(message.unfreeze.sequence), Epoch(message.unfreeze.epoch))
+            case "grant":
+                self._spawn(self._grant(link, message.grant), name=f"grant {message.grant.sequence}")
             case other:
                 log.warning("router at %s sent an unexpected %s", link.address, other)
 
     # ---------------------------------------------------------------- sequences
 
     def _start(self, link: RouterLink, start: pb.Start) -> None:
+        if not self._arrivals.expects(SequenceId(start.state.sequence)):
+            self._start_now(link, start)
+            return
+        task = asyncio.create_task(self._start_anew(link, start), name=f"start anew {start.state.sequence}")
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+
+    async def _start_anew(self, link: RouterLink, start: pb.Start) -> None:
+        """Start what was to arrive by a handoff: its prefill worker is lost, and the router has named us instead."""
+        sequence, epoch = SequenceId(start.state.sequence), Epoch(start.state.epoch)
+        try:
+            await self._arrivals.supersede(sequence, epoch)
+        except SluiceError as error:
+            link.send(failure(sequence, epoch, error))
+            return
+        if link in self._links.values():
+            self._start_now(link, start)
+
+    def _start_now(self, link: RouterLink, start: pb.Start) -> None:
         sequence, epoch = SequenceId(start.state.sequence), Epoch(start.state.epoch)
         try:
             state = convert.state_from_wire(start.state)
@@ -191,6 +219,15 @@ class Shell:
             live.is_handoff = False
         self.steps.call(lambda engine: engine.resume(sequence))
 
+    def unfreeze(self, sequence: SequenceId) -> None:
+        """A held sequence's migration is off: it goes on here."""
+        self.steps.call(lambda engine: engine.resume(sequence))
+
+    def report_migration(self, sequence: SequenceId, message: pb.MigrationReport) -> None:
+        """Tell the sequence's router how its migration went."""
+        if (live := self._live.get(sequence)) is not None:
+            live.link.send(pb.WorkerMessage(migration=message))
+
     def report(self, sequence: SequenceId, message: pb.HandoffReport) -> None:
         """Tell the sequence's router how its handoff went."""
         if (live := self._live.get(sequence)) is not None:
@@ -204,8 +241,29 @@ class Shell:
     def _is_current(self, sequence: SequenceId, epoch: Epoch) -> bool:
         return self.epoch_of(sequence) == epoch
 
+    def _cancel(self, sequence: SequenceId, epoch: Epoch) -> None:
+        live = self._live.get(sequence)
+        if live is not None and live.epoch <= epoch:
+            self._drop(sequence)
+        elif self._arrivals.leases:
+            self._spawn(self._arrivals.cancel(sequence, epoch), name=f"cancel {sequence}")
+
+    async def _grant(self, link: RouterLink, grant: pb.Grant) -> None:
+        """Take over a migrated sequence; if it is not here, the router places it anew."""
+        sequence, new_epoch = SequenceId(grant.sequence), Epoch(grant.new_epoch)
+        try:
+            await self._arrivals.grant(sequence, Epoch(grant.epoch), new_epoch=new_epoch)
+        except SluiceError as error:
+            link.send(failure(sequence, new_epoch, error))
+
+    def _spawn(self, work: Coroutine[None, None, None], *, name: str) -> None:
+        task = self._loop.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     def _drop(self, sequence: SequenceId) -> None:
         live = self._live.pop(sequence)
+        self._migrations.on_ended(sequence)
         self._spans.end(sequence, error="cancelled")
         if not (live.is_handoff and self._handoffs.cancel(sequence)):
             self.steps.call(lambda engine: engine.abort(sequence))
@@ -244,6 +302,7 @@ class Shell:
         for sequence, why in report.failed:
             if (live := self._live.pop(sequence, None)) is not None:
                 self._handoffs.on_ended(sequence)
+                self._migrations.on_ended(sequence)
                 self._spans.end(sequence, error="internal")
                 live.link.send(failure(sequence, live.epoch, SluiceError(why)))
         update = self._feed.apply(change)
@@ -271,6 +330,7 @@ class Shell:
             self._spans.end(out.sequence)
             if out.finish is not None:
                 del self._live[out.sequence]
+                self._migrations.on_ended(out.sequence)
                 if live.is_handoff:
                     self._handoffs.on_ended(out.sequence)
         for link, message in messages.items():

@@ -41,6 +41,22 @@ class Handoffs(Protocol):
         ...
 
 
+class Migrations(Protocol):
+    """Running sequences that move to other workers. Every method returns at once."""
+
+    def begin(self, sequence: SequenceId, epoch: Epoch, target: pb.DecodeTarget) -> None:
+        """Move a sequence that runs here; the router hears how it went."""
+        ...
+
+    def on_ended(self, sequence: SequenceId) -> None:
+        """The sequence finished, failed, was cancelled, or is the target's now."""
+        ...
+
+    def deny(self, sequence: SequenceId, epoch: Epoch) -> None:
+        """The router will not grant: the sequence goes on here."""
+        ...
+
+
 class Arrivals(Protocol):
     """Reservations for sequences prefilled elsewhere; what the KvPeer service calls."""
 
@@ -48,9 +64,25 @@ class Arrivals(Protocol):
         """A peer introduces itself; senders must before they reserve."""
         ...
 
+    def expects(self, sequence: SequenceId) -> bool:
+        """Whether blocks are held here for a handoff of `sequence`."""
+        ...
+
+    async def supersede(self, sequence: SequenceId, epoch: Epoch) -> None:
+        """`epoch` has been granted: give up what older ones reserved. Raises ReservationRefusedError if it cannot."""
+        ...
+
     async def reserve(self, request: pb.ReserveRequest) -> pb.ReserveReply: ...
 
     async def commit(self, request: pb.CommitRequest) -> pb.CommitReply: ...
+
+    async def grant(self, sequence: SequenceId, epoch: Epoch, *, new_epoch: Epoch) -> None:
+        """The router makes a migrated sequence ours. Raises SluiceError if it is not here."""
+        ...
+
+    async def cancel(self, sequence: SequenceId, epoch: Epoch) -> None:
+        """The router gave a sequence up that may be parked here."""
+        ...
 
     async def abandon(self, request: pb.AbandonRequest) -> pb.AbandonReply: ...
 

@@ -1,0 +1,258 @@
+"""One migration away from this worker: copy while the sequence runs, freeze, copy the rest, tell all.
+
+The legal moves are the rows of `kv_transfer/migration.py`; this file does what each state is for,
+feeds the table what came of it, and carries out the effects. How often to copy before the freeze
+is decided by `precopy.py`. Next: `migrations.py`, which owns these.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import assert_never
+
+import grpc
+
+from sluice.decode_worker import precopy
+from sluice.domain.block_hash import extend_chain
+from sluice.domain.sequence import SequenceState
+from sluice.engine.contract import KvExtent
+from sluice.errors import IllegalTransitionError, ReservationRefusedError, SluiceError
+from sluice.kv_transfer.migration import Migration, SourceEffect, SourceEvent, SourceState
+from sluice.wire.gen import sluice_pb2 as pb
+from sluice.wire.status import explain
+from sluice.worker.outbound import Outbound, Surroundings, Wanted
+from sluice.worker.push_progress import PushProgress
+
+log = logging.getLogger(__name__)
+
+
+class Written:
+    """The fence of KV that finished steps have written: steps end when the device is done."""
+
+    def wait(self) -> None:
+        """Return at once."""
+
+
+WRITTEN = Written()
+
+
+class Moving:
+    """The source side of one sequence's migration; `run` drives it to its end."""
+
+    def __init__(self, around: Surroundings, state: SequenceState, target: pb.DecodeTarget) -> None:
+        """`state` is the sequence as it is now, somewhere between two steps."""
+        self.sequence = state.sequence
+        self.epoch = state.epoch
+        self._around = around
+        self._state = state
+        self._target = target
+        self._protocol = Migration()
+        self._changed = asyncio.Event()
+        self.outbound = Outbound(around, parent=state.traceparent, on_change=self._changed.set)
+        geometry = around.geometry
+        self._progress = PushProgress(groups=geometry.groups, block_tokens=geometry.block_tokens)
+        self._extent = KvExtent(computed=0, blocks=())
+        self._computed = 0
+        self._room_tokens = 0
+        self._rounds = 0
+        self._is_over = False
+        self._is_denied = False
+        self._frozen_s = 0.0
+        self._reason = ""
+
+    # ---------------------------------------------------------------- what happens to it
+
+    def on_over(self) -> None:
+        """The sequence finished, was cancelled, or is the target's now."""
+        self._is_over = True
+        self._changed.set()
+
+    def on_denied(self) -> None:
+        """The router did not grant the target the next epoch, and will not."""
+        self._is_denied = True
+        self._changed.set()
+
+    # ---------------------------------------------------------------- its life
+
+    async def run(self) -> None:
+        """Move the sequence or leave it running; afterwards nothing of the migration is pending."""
+        while not self._protocol.has_ended:
+            event = await self._next_event()
+            for effect in self._protocol.on(event):
+                await self._carry_out(effect)
+
+    async def _next_event(self) -> SourceEvent:
+        match self._protocol.state:
+            case SourceState.RESERVING:
+                return await self._reserve()
+            case SourceState.COPYING:
+                return await self._copy()
+            case SourceState.FROZEN:
+                return await self._push_rest()
+            case SourceState.COMMITTING:
+                return await self._commit()
+            case SourceState.READY:
+                await self._wait(lambda: self._is_over or self._is_denied)
+                return SourceEvent.OVER if self._is_over else SourceEvent.DENIED
+            case SourceState.LETTING_GO | SourceState.ENDING:
+                await self.outbound.pushes.wait_ended()
+                return SourceEvent.WRITES_STOPPED
+            case ended:
+                raise AssertionError(f"nothing can happen in {ended}")
+
+    async def _carry_out(self, effect: SourceEffect) -> None:
+        match effect:
+            case SourceEffect.ASK_RESERVATION | SourceEffect.START_PUSHES | SourceEffect.SEND_COMMIT:
+                pass  # what the next state does first
+            case SourceEffect.FREEZE:
+                await self._freeze()
+            case SourceEffect.UNFREEZE:
+                if not self._is_over:
+                    self._around.shell.unfreeze(self.sequence)
+            case SourceEffect.STOP_PUSHES:
+                self.outbound.pushes.abandon()
+            case SourceEffect.DROP_RESERVATION:
+                await self.outbound.drop(self._reason)
+            case SourceEffect.REPORT_READY:
+                self._report(pb.MIGRATION_READY)
+            case SourceEffect.REPORT_REFUSED:
+                self._report(pb.MIGRATION_REFUSED)
+            case SourceEffect.REPORT_FAILED:
+                log.warning(
+                    "migration of sequence %d to %s failed: %s", self.sequence, self._target.worker, self._reason
+                )
+                self._report(pb.MIGRATION_FAILED)
+            case _:
+                assert_never(effect)
+
+    # ---------------------------------------------------------------- one state each
+
+    async def _reserve(self) -> SourceEvent:
+        """Ask the target for room for what is there and what may come while copying."""
+        longest = self._around.shell.info.sequence_tokens_max - 1
+        self._room_tokens = min(longest, len(self._state.tokens) + precopy.GROWTH_TOKENS)
+        wanted = Wanted(
+            sequence=self.sequence,
+            epoch=self.epoch,
+            tokens=self._room_tokens,
+            # Not over the last token: its KV does not exist, so it must not be found cached.
+            unit_hashes=tuple(extend_chain(self._state.root, self._state.tokens[:-1])),
+        )
+        try:
+            await self.outbound.reserve(self._target, wanted)
+        except ReservationRefusedError as error:
+            return self._because(str(error), SourceEvent.RESERVE_REFUSED)
+        except (SluiceError, grpc.RpcError) as error:
+            return self._because(explain(error), SourceEvent.RESERVE_LOST)
+        self._progress.start_over(cached_tokens=self.outbound.cached_tokens)
+        return SourceEvent.OVER if self._is_over else SourceEvent.RESERVE_GRANTED
+
+    async def _copy(self) -> SourceEvent:
+        """Push full blocks round by round while the sequence runs, until little is left."""
+        copied = self.outbound.cached_tokens
+        while True:
+            if not await self._look():
+                return self._because("it was preempted, its KV is gone", SourceEvent.PREEMPTED)
+            self._rounds += 1
+            done = precopy.Round(
+                number=self._rounds,
+                computed=self._extent.computed,
+                copied=copied,
+                block_tokens=self._around.geometry.block_tokens,
+                room_tokens=self._room_tokens,
+            )
+            if precopy.after(done) is precopy.Choice.FREEZE:
+                return SourceEvent.OVER if self._is_over else SourceEvent.LITTLE_LEFT
+            self._progress.wrote_all(end=self._extent.computed)
+            copied = self._extent.computed - self._extent.computed % self._around.geometry.block_tokens
+            problem = await self._push_until_done()
+            if problem is not None:
+                return problem
+
+    async def _push_rest(self) -> SourceEvent:
+        """Push what came since the last round; the sequence stands still."""
+        if self._is_over:
+            return SourceEvent.OVER
+        if self._extent.computed > self._room_tokens:
+            return self._because("it outgrew the room at the target", SourceEvent.PUSH_FAILED)
+        # The target may have cached more of a prompt than has been computed here.
+        self._computed = max(self._extent.computed, self.outbound.cached_tokens)
+        self._progress.seal(end=self._computed)
+        problem = await self._push_until_done()
+        return SourceEvent.PUSHES_DONE if problem is None else problem
+
+    async def _commit(self) -> SourceEvent:
+        """Tell the target the whole state; it owns nothing yet."""
+        if self._is_over:
+            return SourceEvent.OVER
+        try:
+            reply = await self.outbound.commit(
+                self._state, blocks=self._extent.blocks, computed=self._computed, parked=True
+            )
+        except (SluiceError, grpc.RpcError) as error:
+            return self._because(explain(error), SourceEvent.COMMIT_LOST)
+        if self._is_over:
+            return SourceEvent.OVER
+        if reply.attached:
+            return SourceEvent.COMMIT_ACCEPTED
+        return self._because(f"commit refused: {reply.refusal}", SourceEvent.COMMIT_REFUSED)
+
+    # ---------------------------------------------------------------- the parts of it
+
+    async def _look(self) -> bool:
+        """Learn what KV there is now; False if there is none any more."""
+        try:
+            self._extent = await self._around.shell.ask(lambda engine: engine.kv_of(self.sequence))
+        except IllegalTransitionError:
+            return self._is_over  # over is told by its own event
+        return True
+
+    async def _freeze(self) -> None:
+        """Stand still between two steps, with everything the target must know."""
+        self._frozen_s = self._around.shell.now_s()
+        try:
+            await self._around.shell.ask(lambda engine: engine.hold(self.sequence))
+            self._state = await self._around.shell.ask(lambda engine: engine.state_of(self.sequence))
+            self._extent = await self._around.shell.ask(lambda engine: engine.kv_of(self.sequence))
+        except IllegalTransitionError:
+            self._is_over = True  # it finished in the very step that was to be its last here
+
+    async def _push_until_done(self) -> SourceEvent | None:
+        """Push what can go and wait for it; what went wrong, if anything."""
+        while True:
+            if self._is_over:
+                return SourceEvent.OVER
+            if self.outbound.is_lease_lost:
+                return self._because("the target's lease ended before the copy did", SourceEvent.LEASE_LOST)
+            if why := self.outbound.failed_push():
+                return self._because(why, SourceEvent.PUSH_FAILED)
+            self.outbound.push(self._progress, blocks=self._extent.blocks, fence=WRITTEN)
+            if not self.outbound.pushes:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _wait(self, is_so: Callable[[], bool]) -> None:
+        while not is_so():
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _because(self, reason: str, event: SourceEvent) -> SourceEvent:
+        self._reason = reason
+        return event
+
+    def _report(self, outcome: pb.MigrationOutcome) -> None:
+        report = pb.MigrationReport(
+            sequence=self.sequence,
+            epoch=self.epoch,
+            outcome=outcome,
+            target_worker=self._target.worker,
+            reason=self._reason,
+            transport=self.outbound.transport,
+            bytes=self.outbound.pushes.moved_bytes,
+            transfer_s=self.outbound.pushes.seconds,
+            rounds=self._rounds,
+            frozen_s=self._around.shell.now_s() - self._frozen_s if self._frozen_s else 0.0,
+            tokens=len(self._state.tokens),
+        )
+        self._around.shell.report_migration(self.sequence, report)
