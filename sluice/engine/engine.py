@@ -16,6 +16,7 @@ from sluice.domain.kv import KvGeometry
 from sluice.domain.load import WorkerLoad
 from sluice.domain.role import Lifecycle
 from sluice.domain.sequence import SequenceState
+from sluice.engine.block_counts import count_blocks
 from sluice.engine.contract import (
     BlockCounts,
     EngineLimits,
@@ -182,22 +183,7 @@ class PagedEngine:
         return replace(report, seconds=seconds)
 
     def blocks(self) -> BlockCounts:
-        pool = self._scheduler.pool
-        reserved = {block for table in self._handover.block_tables for block in table}
-        held: set[int] = set()
-        active: set[int] = set()
-        for sequence in self._scheduler.sequences:
-            (held if sequence.phase is Phase.HELD else active).update(sequence.blocks)
-        held -= reserved
-        active -= reserved | held
-        return BlockCounts(
-            total=pool.blocks,
-            free=pool.free_blocks,
-            cached=pool.idle_blocks,
-            active=len(active),
-            held=len(held),
-            reserved=len(reserved),
-        )
+        return count_blocks(self._scheduler, self._handover)
 
     def load(self) -> WorkerLoad:
         """The engine's part of a heartbeat. `lifecycle` says READY and `leases` none: the worker knows better."""
