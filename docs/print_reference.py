@@ -41,9 +41,9 @@ TRACING_INTRO = """# Traces
 
 One trace per request, over every process that worked on it. Off by default; turned on by `telemetry.traces` in a
 process's settings: `file` appends OTLP JSON lines to `telemetry.traces_to`, `otlp` posts OTLP JSON to the collector
-named there (`http://host:4318`). A client's `traceparent` header is joined and its sampling flag obeyed. A router begins
-or joins at most 100 traces a second; requests beyond that are served untraced. Prompts and answers never appear in a
-trace. A worker's spans of a traced request appear whatever the worker's own load.
+named there (`http://host:4318`). A client's `traceparent` header is joined and its sampling flag obeyed. A router
+begins or joins at most 100 traces a second; requests beyond that are served untraced. Prompts and answers never
+appear in a trace. A worker's spans of a traced request appear whatever the worker's own load.
 
 ```
 request ─┬─ queue                                router
