@@ -18,6 +18,7 @@ from sluice.policy.filters import RequestFacts
 from sluice.policy.placement import Decision
 from sluice.router import journey
 from sluice.router.choice_text import ChoiceText
+from sluice.router.choice_writer import ChoiceWriter
 from sluice.router.fleet import Member
 from sluice.router.job import Prompt
 from sluice.router.journey import Effect, Event, State
@@ -51,12 +52,11 @@ class Flow:
     __slots__ = (
         "_floor",
         "_order",
-        "_text",
+        "_writer",
         "attempts",
         "choice",
         "decode",
         "excluded",
-        "output",
         "prefill",
         "prompt",
         "record",
@@ -64,6 +64,8 @@ class Flow:
         "sampling",
         "sequence",
         "state",
+        "target",
+        "why_moved",
     )
 
     def __init__(
@@ -79,7 +81,7 @@ class Flow:
         record: Record,
     ) -> None:
         self._floor = floor
-        self._text = text
+        self._writer = ChoiceWriter(request, choice=choice, text=text, record=record)
         self._order: StreamOrder[TokenRow] = StreamOrder(Epoch(0))
         self.request = request
         self.sequence = sequence
@@ -89,15 +91,26 @@ class Flow:
         self.record = record
         self.state = State.QUEUED
         self.attempts = 0
-        self.output: list[int] = []
         self.prefill: Member | None = None  # holds the sequence until a handoff commits
         self.decode: Member | None = None  # None while one worker does all
+        self.target: Member | None = None  # where a migration goes
+        self.why_moved = ""
         self.excluded: set[WorkerId] = set()
+
+    @property
+    def output(self) -> list[int]:
+        """The tokens chosen so far, in order."""
+        return self._writer.output
 
     @property
     def epoch(self) -> Epoch:
         """The current owner's epoch."""
         return self._order.epoch
+
+    @property
+    def owner(self) -> Member | None:
+        """The worker that runs it now, as far as is known; None while it waits."""
+        return self.prefill or self.decode
 
     def facts(self) -> RequestFacts:
         """What placement may know of it."""
@@ -171,8 +184,60 @@ class Flow:
             if self.state is State.PREFILLING:
                 self.excluded.add(member.info.worker)
                 self._apply(Event.TARGET_LOST, now_s)
+        elif member is self.target:
+            self.target = None
+            self.excluded.add(member.info.worker)
+            self._apply(Event.TARGET_LOST, now_s)
         elif member in (self.prefill, self.decode):
+            self.why_moved = "its worker was lost"
             self._apply(Event.OWNER_LOST, now_s)
+
+    def move(self, target: Member, *, why: str, now_s: float) -> None:
+        """Migrate it to `target` while it runs. Only when `can_move`."""
+        self.prefill, self.decode = None, self.owner
+        self.target, self.why_moved = target, why
+        target.hold(self.sequence, prefill_tokens=0, context_tokens=self.facts().prompt_tokens, now_s=now_s)
+        self._apply(Event.MOVE, now_s)
+
+    @property
+    def can_move(self) -> bool:
+        """Whether one worker runs it and no move is under way."""
+        return journey.expects(self.state, Event.MOVE)
+
+    def restart(self, *, why: str, now_s: float) -> None:
+        """Compute it again on another worker than its own, from the tokens it has."""
+        if self.owner is not None and journey.expects(self.state, Event.OWNER_LOST):
+            self.excluded.add(self.owner.info.worker)
+            self.why_moved = why
+            self._apply(Event.OWNER_LOST, now_s)
+
+    def on_migration(self, member: Member, report: pb.MigrationReport, *, now_s: float) -> None:
+        """Its worker reports how a migration went."""
+        is_expected = self.state is State.MOVING and report.epoch == self.epoch and member is self.decode
+        is_whole = report.tokens == len(self.prompt.tokens) + len(self.output)
+        if report.outcome == pb.MIGRATION_READY:
+            if is_expected and is_whole:
+                self.record.moved(report, source=member.name, why=self.why_moved, now_s=now_s)
+                self._apply(Event.COPIED, now_s)
+                return
+            # An earlier token is still on its way from another worker, or the target is gone.
+            unfreeze = pb.Unfreeze(sequence=self.sequence, epoch=report.epoch)
+            member.link.send(pb.RouterMessage(unfreeze=unfreeze))
+        if not is_expected:
+            return
+        assert self.target is not None
+        if report.outcome == pb.MIGRATION_UNSTARTED:
+            self.restart(why=f"{self.why_moved}; nothing of it was computed yet", now_s=now_s)
+            return
+        if report.outcome == pb.MIGRATION_FAILED:
+            self.excluded.add(self.target.info.worker)
+        self._let_target_go()
+        self._apply(Event.MOVE_OFF, now_s)
+
+    def _let_target_go(self) -> None:
+        if self.target is not None:
+            self.target.release(self.sequence)
+            self.target = None
 
     def on_failed(self, why: str, *, now_s: float) -> None:
         """A worker gave the sequence up for a reason that another one may not have."""
@@ -205,6 +270,10 @@ class Flow:
                     self._send_target()
                 case Effect.CANCEL:
                     self._cancel()
+                case Effect.MIGRATE:
+                    self._send_migrate()
+                case Effect.GRANT:
+                    self._grant()
                 case Effect.QUEUE_AGAIN:
                     self._queue_again(now_s)
                 case Effect.LEAVE_QUEUE:
@@ -258,18 +327,41 @@ class Flow:
         retarget = pb.Retarget(sequence=self.sequence, epoch=self.epoch, target=target)
         self.prefill.link.send(pb.RouterMessage(retarget=retarget))
 
+    def _send_migrate(self) -> None:
+        assert self.decode is not None
+        assert self.target is not None
+        migrate = pb.Migrate(sequence=self.sequence, epoch=self.epoch, target=self.target.target())
+        self.decode.link.send(pb.RouterMessage(migrate=migrate))
+
+    def _grant(self) -> None:
+        """The target owns it from here: first it, then the source, hears of the next epoch."""
+        source, target, epoch = self.decode, self.target, self.epoch
+        assert source is not None
+        assert target is not None
+        self._order.grant(Epoch(epoch + 1), next_index=len(self.output))
+        self.record.epoch = self.epoch
+        grant = pb.Grant(sequence=self.sequence, epoch=epoch, new_epoch=self.epoch)
+        target.link.send(pb.RouterMessage(grant=grant))
+        source.cancel(self.sequence, epoch)
+        source.release(self.sequence)
+        self.decode, self.target = target, None
+        self.record.decode_worker = target.name
+
     def _cancel(self) -> None:
-        for member in (self.prefill, self.decode):
+        for member in (self.prefill, self.decode, self.target):
             if member is not None:
                 member.cancel(self.sequence, self.epoch)
 
     def _release(self) -> None:
+        self._let_target_go()
         for member in (self.prefill, self.decode):
             if member is not None:
                 member.release(self.sequence)
         self.prefill = self.decode = None
 
     def _queue_again(self, now_s: float) -> None:
+        if self.owner is not None:
+            self.record.restarted(source=self.owner.name, why=self.why_moved, now_s=now_s)
         self._release()
         self._order.grant(Epoch(self.epoch + 1), next_index=len(self.output))
         self.record.epoch = self.epoch
@@ -295,43 +387,11 @@ class Flow:
         if finish is FinishReason.ERROR or finish is FinishReason.CANCELLED:
             self.on_failed(f"worker ended it: {finish.value}", now_s=now_s)
             return
-        outbox = self.request.outbox
-        piece = outbox.piece_of(self.choice, index=len(self.output))
-        self.output.append(token)
-        outbox.unread_tokens += 1
-        self._time(now_s)
-        piece.tokens.append(token)
-        if logprobs is not None:
-            piece.logprobs.append(logprobs)
-        if finish is FinishReason.STOP:
-            piece.text += self._text.flush()
-        else:
-            piece.text += self._text.push(token)
-        if self._text.is_stopped:
-            self._finish(FinishReason.STOP, Event.FINISHED if finish is not None else Event.ENDED, now_s)
-        elif finish is not None:
-            if finish is FinishReason.LENGTH:
-                piece.text += self._text.flush()
-            self._finish(finish, Event.FINISHED, now_s)
-
-    def _finish(self, reason: FinishReason, event: Event, now_s: float) -> None:
-        self.record.finish_reason = reason.value
-        outbox = self.request.outbox
-        outbox.piece_of(self.choice, index=len(self.output)).finish = reason
-        self._apply(event, now_s)
-        outbox.close_choice()
-
-    def _time(self, now_s: float) -> None:
-        record = self.record
-        record.output_tokens += 1
-        if record.output_tokens == 1:
-            record.first_token_s = record.last_token_s = now_s
-            self.request.observer.first_token(record)
-            if self.decode is None:
-                record.state = "decode"
-            return
-        gap_s = now_s - record.last_token_s
-        self.request.observer.gaps_s.append(gap_s)
-        if gap_s > record.itl_max_s:  # noqa: PLR1730 - per token, and half the cost of max()
-            record.itl_max_s = gap_s
-        record.last_token_s = now_s
+        reason = self._writer.add(token, finish, logprobs, now_s=now_s)
+        if len(self.output) == 1 and self.state is not State.PREFILLING:
+            self.record.state = "decode"
+        if reason is not None:
+            self._writer.finish(reason)
+            # The worker knows of its own ends only, not of a stop string.
+            self._apply(Event.FINISHED if finish is not None else Event.ENDED, now_s)
+            self.request.outbox.close_choice()

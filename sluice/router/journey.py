@@ -11,6 +11,8 @@ Pure. `flow.py` feeds it events and carries out the effects.
               retargeted --'     |target lost          |
                            |     v                     |
                            '- TARGET_GONE              |
+    ALONE, DECODING --move--> MOVING --ready: epoch + 1, granted to the target--> DECODING
+                                 `--refused, failed, target lost--> DECODING where it was
                                  |                     |
        QUEUED <---owner lost, failed: epoch + 1 -------'  (from every running state)
 
@@ -31,7 +33,8 @@ class State(Enum):
     ALONE = auto()  # one worker does all that is left
     PREFILLING = auto()  # a prefill worker has it and will hand it off
     TARGET_GONE = auto()  # the same, but the decode worker was lost meanwhile
-    DECODING = auto()  # handed off
+    DECODING = auto()  # handed off, or moved
+    MOVING = auto()  # its worker runs it and copies it to another one
     DONE = auto()
 
 
@@ -46,6 +49,9 @@ class Event(Enum):
     TARGET_LOST = auto()
     OWNER_LOST = auto()
     FAILED = auto()  # the worker gave it up; another may try
+    MOVE = auto()  # somebody wants it on another worker
+    COPIED = auto()  # all of it is there, and it stands still
+    MOVE_OFF = auto()  # it stays where it is
     FINISHED = auto()
     ENDED = auto()  # client gone, deadline, stop string, or no attempt left
 
@@ -56,6 +62,8 @@ class Effect(Enum):
     START = auto()
     RETARGET = auto()
     CANCEL = auto()  # tell every worker that may hold it
+    MIGRATE = auto()  # tell its worker to copy it to the target
+    GRANT = auto()  # the target owns it from now on, under the next epoch
     QUEUE_AGAIN = auto()  # with the next epoch, from the tokens emitted so far
     LEAVE_QUEUE = auto()
     CLOSE = auto()
@@ -74,8 +82,13 @@ TRANSITIONS: dict[tuple[State, Event], Row] = {
     (State.TARGET_GONE, Event.COMMITTED): (State.QUEUED, (Effect.CANCEL, Effect.QUEUE_AGAIN)),
     (State.TARGET_GONE, Event.RETARGETED): (State.PREFILLING, (Effect.RETARGET,)),
     (State.TARGET_GONE, Event.KEPT_HERE): (State.ALONE, (Effect.RETARGET,)),
+    (State.ALONE, Event.MOVE): (State.MOVING, (Effect.MIGRATE,)),
+    (State.DECODING, Event.MOVE): (State.MOVING, (Effect.MIGRATE,)),
+    (State.MOVING, Event.COPIED): (State.DECODING, (Effect.GRANT,)),
+    (State.MOVING, Event.MOVE_OFF): (State.DECODING, ()),
+    (State.MOVING, Event.TARGET_LOST): (State.DECODING, ()),
 }
-RUNNING = (State.ALONE, State.PREFILLING, State.TARGET_GONE, State.DECODING)
+RUNNING = (State.ALONE, State.PREFILLING, State.TARGET_GONE, State.DECODING, State.MOVING)
 for _state in RUNNING:
     TRANSITIONS[_state, Event.OWNER_LOST] = (State.QUEUED, (Effect.CANCEL, Effect.QUEUE_AGAIN))
     TRANSITIONS[_state, Event.FAILED] = (State.QUEUED, (Effect.CANCEL, Effect.QUEUE_AGAIN))

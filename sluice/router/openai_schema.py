@@ -14,6 +14,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sluice.domain.ids import RequestId
+from sluice.domain.sampling import TOP_LOGPROBS_MAX
 from sluice.errors import InvalidRequestError
 from sluice.router.intake import Conversation, PromptInput, SamplingWishes, Wishes
 
@@ -152,6 +153,8 @@ def completion_wishes(body: CompletionBody, *, tenant: str, timeout_s: float | N
         _refuse("best_of", f"is {body.best_of}", "remove it, or send the value of n")
     if body.suffix:
         _refuse("suffix", "is not supported", "remove it")
+    if body.logprobs is not None and not 0 <= body.logprobs <= TOP_LOGPROBS_MAX:
+        _refuse("logprobs", f"is {body.logprobs}", f"send an integer from 0 to {TOP_LOGPROBS_MAX}")
     if body.echo and body.logprobs is not None:
         _refuse("logprobs", "of an echoed prompt are not computed", "remove echo or logprobs")
     max_tokens = COMPLETION_TOKENS_DEFAULT if body.max_tokens is None else body.max_tokens

@@ -5,10 +5,13 @@ Written by `flow.py` and `dispatcher.py`, read by Admin.GetRequests. Decides not
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 from sluice.domain.ids import RequestId, SequenceId
 from sluice.wire.gen import sluice_pb2 as pb
+
+MOVES_KEPT: Final = 32
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,6 +41,8 @@ class Record:
     transfer_s: float = 0.0
     exposed_s: float = 0.0
     epoch: int = 0
+    migrations: int = 0
+    moves: list[pb.MoveRow] = field(default_factory=list)
 
     def handed_off(self, report: pb.HandoffReport, *, now_s: float) -> None:
         """A handoff committed, maybe long after the sequence ended."""
@@ -47,6 +52,23 @@ class Record:
         self.transfer_s = report.transfer_s
         self.exposed_s = report.exposed_s
         self.cached_tokens = max(self.cached_tokens, report.cached_tokens)
+
+    def moved(self, report: pb.MigrationReport, *, source: str, why: str, now_s: float) -> None:
+        """A migration is complete: the target takes over."""
+        self.migrations += 1
+        move = self._move(source=source, how="migrated", why=why, now_s=now_s)
+        move.to_worker, move.bytes, move.frozen_s = report.target_worker, report.bytes, report.frozen_s
+
+    def restarted(self, *, source: str, why: str, now_s: float) -> None:
+        """Its worker is out; another one will compute it again from the tokens so far."""
+        self._move(source=source, how="recomputed", why=why, now_s=now_s)
+
+    def _move(self, *, source: str, how: str, why: str, now_s: float) -> pb.MoveRow:
+        at_s = now_s - self.accepted_s
+        move = pb.MoveRow(at_s=at_s, from_worker=source, how=how, why=why, at_token=self.output_tokens)
+        self.moves.append(move)
+        del self.moves[:-MOVES_KEPT]
+        return move
 
     @property
     def ttft_s(self) -> float:
@@ -89,6 +111,9 @@ class Record:
             exposed_s=self.exposed_s,
             age_s=now_s - self.accepted_s,
             epoch=self.epoch,
+            migrations=self.migrations,
+            frozen_s=self.moves[-1].frozen_s if self.moves else 0.0,
+            moves=self.moves,
         )
 
 
