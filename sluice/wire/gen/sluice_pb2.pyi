@@ -20,6 +20,7 @@ class MigrationOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MIGRATION_READY: _ClassVar[MigrationOutcome]
     MIGRATION_REFUSED: _ClassVar[MigrationOutcome]
     MIGRATION_FAILED: _ClassVar[MigrationOutcome]
+    MIGRATION_UNSTARTED: _ClassVar[MigrationOutcome]
 HANDOFF_UNSPECIFIED: HandoffOutcome
 HANDOFF_COMMITTED: HandoffOutcome
 HANDOFF_REFUSED: HandoffOutcome
@@ -28,6 +29,7 @@ MIGRATION_UNSPECIFIED: MigrationOutcome
 MIGRATION_READY: MigrationOutcome
 MIGRATION_REFUSED: MigrationOutcome
 MIGRATION_FAILED: MigrationOutcome
+MIGRATION_UNSTARTED: MigrationOutcome
 
 class GenerateRequest(_message.Message):
     __slots__ = ("request_id", "model", "prompt", "prompt_tokens", "chat", "sampling", "stop", "n", "tenant")
@@ -237,7 +239,7 @@ class Register(_message.Message):
     def __init__(self, worker: _Optional[str] = ..., boot: _Optional[str] = ..., role: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., kv_address: _Optional[str] = ..., block_tokens: _Optional[int] = ..., blocks: _Optional[int] = ..., sequence_tokens_max: _Optional[int] = ..., batch_sequences_max: _Optional[int] = ..., device: _Optional[str] = ..., metrics_address: _Optional[str] = ..., wire_version: _Optional[int] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("lifecycle", "waiting_sequences", "running_sequences", "waiting_prefill_tokens", "context_tokens", "free_blocks", "cached_blocks", "reserved_blocks", "leases", "step_s", "tokens_total", "role")
+    __slots__ = ("lifecycle", "waiting_sequences", "running_sequences", "waiting_prefill_tokens", "context_tokens", "free_blocks", "cached_blocks", "reserved_blocks", "leases", "step_s", "tokens_total", "role", "drain_left_s")
     LIFECYCLE_FIELD_NUMBER: _ClassVar[int]
     WAITING_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     RUNNING_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
@@ -250,6 +252,7 @@ class Heartbeat(_message.Message):
     STEP_S_FIELD_NUMBER: _ClassVar[int]
     TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_LEFT_S_FIELD_NUMBER: _ClassVar[int]
     lifecycle: str
     waiting_sequences: int
     running_sequences: int
@@ -262,7 +265,8 @@ class Heartbeat(_message.Message):
     step_s: float
     tokens_total: int
     role: str
-    def __init__(self, lifecycle: _Optional[str] = ..., waiting_sequences: _Optional[int] = ..., running_sequences: _Optional[int] = ..., waiting_prefill_tokens: _Optional[int] = ..., context_tokens: _Optional[int] = ..., free_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., reserved_blocks: _Optional[int] = ..., leases: _Optional[int] = ..., step_s: _Optional[float] = ..., tokens_total: _Optional[int] = ..., role: _Optional[str] = ...) -> None: ...
+    drain_left_s: float
+    def __init__(self, lifecycle: _Optional[str] = ..., waiting_sequences: _Optional[int] = ..., running_sequences: _Optional[int] = ..., waiting_prefill_tokens: _Optional[int] = ..., context_tokens: _Optional[int] = ..., free_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., reserved_blocks: _Optional[int] = ..., leases: _Optional[int] = ..., step_s: _Optional[float] = ..., tokens_total: _Optional[int] = ..., role: _Optional[str] = ..., drain_left_s: _Optional[float] = ...) -> None: ...
 
 class StepTokens(_message.Message):
     __slots__ = ("sequence", "epoch", "index", "token", "finish", "logprobs")
@@ -473,10 +477,12 @@ class Unfreeze(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class Drain(_message.Message):
-    __slots__ = ("resume",)
+    __slots__ = ("resume", "deadline_s")
     RESUME_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
     resume: bool
-    def __init__(self, resume: _Optional[bool] = ...) -> None: ...
+    deadline_s: float
+    def __init__(self, resume: _Optional[bool] = ..., deadline_s: _Optional[float] = ...) -> None: ...
 
 class SetRole(_message.Message):
     __slots__ = ("role",)
@@ -636,6 +642,74 @@ class RenewReply(_message.Message):
     lease_s: float
     def __init__(self, lost: _Optional[_Iterable[int]] = ..., lease_s: _Optional[float] = ...) -> None: ...
 
+class DrainRequest(_message.Message):
+    __slots__ = ("worker", "deadline_s", "resume")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    deadline_s: float
+    resume: bool
+    def __init__(self, worker: _Optional[str] = ..., deadline_s: _Optional[float] = ..., resume: _Optional[bool] = ...) -> None: ...
+
+class DrainEvent(_message.Message):
+    __slots__ = ("lifecycle", "left", "outcomes")
+    LIFECYCLE_FIELD_NUMBER: _ClassVar[int]
+    LEFT_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    lifecycle: str
+    left: int
+    outcomes: _containers.RepeatedCompositeFieldContainer[DrainOutcome]
+    def __init__(self, lifecycle: _Optional[str] = ..., left: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[DrainOutcome, _Mapping]]] = ...) -> None: ...
+
+class DrainOutcome(_message.Message):
+    __slots__ = ("request_id", "choice", "outcome", "detail")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    choice: int
+    outcome: str
+    detail: str
+    def __init__(self, request_id: _Optional[str] = ..., choice: _Optional[int] = ..., outcome: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class FlipRequest(_message.Message):
+    __slots__ = ("worker", "role", "deadline_s")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    role: str
+    deadline_s: float
+    def __init__(self, worker: _Optional[str] = ..., role: _Optional[str] = ..., deadline_s: _Optional[float] = ...) -> None: ...
+
+class FlipReply(_message.Message):
+    __slots__ = ("worker", "role")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    role: str
+    def __init__(self, worker: _Optional[str] = ..., role: _Optional[str] = ...) -> None: ...
+
+class MigrateRequest(_message.Message):
+    __slots__ = ("request_id", "choice", "to_worker")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
+    TO_WORKER_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    choice: int
+    to_worker: str
+    def __init__(self, request_id: _Optional[str] = ..., choice: _Optional[int] = ..., to_worker: _Optional[str] = ...) -> None: ...
+
+class MigrateReply(_message.Message):
+    __slots__ = ("from_worker", "to_worker")
+    FROM_WORKER_FIELD_NUMBER: _ClassVar[int]
+    TO_WORKER_FIELD_NUMBER: _ClassVar[int]
+    from_worker: str
+    to_worker: str
+    def __init__(self, from_worker: _Optional[str] = ..., to_worker: _Optional[str] = ...) -> None: ...
+
 class GetWorkersRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -671,7 +745,7 @@ class GetRequestsReply(_message.Message):
     def __init__(self, requests: _Optional[_Iterable[_Union[RequestRow, _Mapping]]] = ...) -> None: ...
 
 class RequestRow(_message.Message):
-    __slots__ = ("request_id", "choice", "state", "finish_reason", "prefill_worker", "decode_worker", "decision", "prompt_tokens", "cached_tokens", "output_tokens", "placed_s", "first_token_s", "handoff_s", "finished_s", "tpot_s", "itl_max_s", "transport", "kv_bytes", "transfer_s", "exposed_s", "age_s", "epoch")
+    __slots__ = ("request_id", "choice", "state", "finish_reason", "prefill_worker", "decode_worker", "decision", "prompt_tokens", "cached_tokens", "output_tokens", "placed_s", "first_token_s", "handoff_s", "finished_s", "tpot_s", "itl_max_s", "transport", "kv_bytes", "transfer_s", "exposed_s", "age_s", "epoch", "migrations", "frozen_s", "moves")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -694,6 +768,9 @@ class RequestRow(_message.Message):
     EXPOSED_S_FIELD_NUMBER: _ClassVar[int]
     AGE_S_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    MIGRATIONS_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_S_FIELD_NUMBER: _ClassVar[int]
+    MOVES_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     choice: int
     state: str
@@ -716,4 +793,27 @@ class RequestRow(_message.Message):
     exposed_s: float
     age_s: float
     epoch: int
-    def __init__(self, request_id: _Optional[str] = ..., choice: _Optional[int] = ..., state: _Optional[str] = ..., finish_reason: _Optional[str] = ..., prefill_worker: _Optional[str] = ..., decode_worker: _Optional[str] = ..., decision: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., placed_s: _Optional[float] = ..., first_token_s: _Optional[float] = ..., handoff_s: _Optional[float] = ..., finished_s: _Optional[float] = ..., tpot_s: _Optional[float] = ..., itl_max_s: _Optional[float] = ..., transport: _Optional[str] = ..., kv_bytes: _Optional[int] = ..., transfer_s: _Optional[float] = ..., exposed_s: _Optional[float] = ..., age_s: _Optional[float] = ..., epoch: _Optional[int] = ...) -> None: ...
+    migrations: int
+    frozen_s: float
+    moves: _containers.RepeatedCompositeFieldContainer[MoveRow]
+    def __init__(self, request_id: _Optional[str] = ..., choice: _Optional[int] = ..., state: _Optional[str] = ..., finish_reason: _Optional[str] = ..., prefill_worker: _Optional[str] = ..., decode_worker: _Optional[str] = ..., decision: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., placed_s: _Optional[float] = ..., first_token_s: _Optional[float] = ..., handoff_s: _Optional[float] = ..., finished_s: _Optional[float] = ..., tpot_s: _Optional[float] = ..., itl_max_s: _Optional[float] = ..., transport: _Optional[str] = ..., kv_bytes: _Optional[int] = ..., transfer_s: _Optional[float] = ..., exposed_s: _Optional[float] = ..., age_s: _Optional[float] = ..., epoch: _Optional[int] = ..., migrations: _Optional[int] = ..., frozen_s: _Optional[float] = ..., moves: _Optional[_Iterable[_Union[MoveRow, _Mapping]]] = ...) -> None: ...
+
+class MoveRow(_message.Message):
+    __slots__ = ("at_s", "from_worker", "to_worker", "how", "why", "bytes", "frozen_s", "at_token")
+    AT_S_FIELD_NUMBER: _ClassVar[int]
+    FROM_WORKER_FIELD_NUMBER: _ClassVar[int]
+    TO_WORKER_FIELD_NUMBER: _ClassVar[int]
+    HOW_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_S_FIELD_NUMBER: _ClassVar[int]
+    AT_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    at_s: float
+    from_worker: str
+    to_worker: str
+    how: str
+    why: str
+    bytes: int
+    frozen_s: float
+    at_token: int
+    def __init__(self, at_s: _Optional[float] = ..., from_worker: _Optional[str] = ..., to_worker: _Optional[str] = ..., how: _Optional[str] = ..., why: _Optional[str] = ..., bytes: _Optional[int] = ..., frozen_s: _Optional[float] = ..., at_token: _Optional[int] = ...) -> None: ...

@@ -496,6 +496,21 @@ class AdminStub:
                 request_serializer=sluice__pb2.GetRequestsRequest.SerializeToString,
                 response_deserializer=sluice__pb2.GetRequestsReply.FromString,
                 _registered_method=True)
+        self.Drain = channel.unary_stream(
+                '/sluice.v1.Admin/Drain',
+                request_serializer=sluice__pb2.DrainRequest.SerializeToString,
+                response_deserializer=sluice__pb2.DrainEvent.FromString,
+                _registered_method=True)
+        self.Flip = channel.unary_unary(
+                '/sluice.v1.Admin/Flip',
+                request_serializer=sluice__pb2.FlipRequest.SerializeToString,
+                response_deserializer=sluice__pb2.FlipReply.FromString,
+                _registered_method=True)
+        self.Migrate = channel.unary_unary(
+                '/sluice.v1.Admin/Migrate',
+                request_serializer=sluice__pb2.MigrateRequest.SerializeToString,
+                response_deserializer=sluice__pb2.MigrateReply.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -515,6 +530,24 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Drain(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Flip(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Migrate(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -527,6 +560,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.GetRequests,
                     request_deserializer=sluice__pb2.GetRequestsRequest.FromString,
                     response_serializer=sluice__pb2.GetRequestsReply.SerializeToString,
+            ),
+            'Drain': grpc.unary_stream_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=sluice__pb2.DrainRequest.FromString,
+                    response_serializer=sluice__pb2.DrainEvent.SerializeToString,
+            ),
+            'Flip': grpc.unary_unary_rpc_method_handler(
+                    servicer.Flip,
+                    request_deserializer=sluice__pb2.FlipRequest.FromString,
+                    response_serializer=sluice__pb2.FlipReply.SerializeToString,
+            ),
+            'Migrate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Migrate,
+                    request_deserializer=sluice__pb2.MigrateRequest.FromString,
+                    response_serializer=sluice__pb2.MigrateReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -585,6 +633,87 @@ class Admin:
             '/sluice.v1.Admin/GetRequests',
             sluice__pb2.GetRequestsRequest.SerializeToString,
             sluice__pb2.GetRequestsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sluice.v1.Admin/Drain',
+            sluice__pb2.DrainRequest.SerializeToString,
+            sluice__pb2.DrainEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Flip(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.v1.Admin/Flip',
+            sluice__pb2.FlipRequest.SerializeToString,
+            sluice__pb2.FlipReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Migrate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.v1.Admin/Migrate',
+            sluice__pb2.MigrateRequest.SerializeToString,
+            sluice__pb2.MigrateReply.FromString,
             options,
             channel_credentials,
             insecure,
