@@ -11,17 +11,20 @@ The receiver's half, allow() and revoke(), is answered on the caller's thread.
 Decides nothing about requests or leases: that is `handoff.py` and `lease.py`. Next: `transport.py`.
 """
 
+import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any, Final, Protocol, TypeAlias, assert_never
+from typing import Final, assert_never
 
 from sluice.clock import Clock, SystemClock
 from sluice.domain.ids import BootId
 from sluice.errors import SluiceError, TransferError, TransportUnavailableError
+from sluice.kv_transfer.deadline import deadline_s
 from sluice.kv_transfer.link_stats import LinkStats
+from sluice.kv_transfer.mover_commands import Abandon, Command, Connect, Disconnect, Fence, Start, Stop
 from sluice.kv_transfer.quarantine import Quarantine
 from sluice.kv_transfer.transport import Descriptors, PeerInfo, Push, PushResult, PushState, Region, Transport
 
@@ -29,23 +32,10 @@ PUSHES_MAX: Final = 4096
 POLL_S_MIN: Final = 100e-6
 POLL_S_MAX: Final = 1e-3
 POLL_GROWTH: Final = 1.3
+LATE_FACTOR: Final = 2.0
+"""A transport with a deadline of its own (tcp) is given the time to keep it."""
 RECONNECT_S_MIN: Final = 0.5
 RECONNECT_S_MAX: Final = 8.0
-
-
-class Fence(Protocol):
-    """Says when the device has written the bytes of a push; the engine makes them."""
-
-    def wait(self) -> None:
-        """Block until they are readable by anyone."""
-        ...
-
-
-def _running() -> "Future[Any]":
-    """A future that cannot be cancelled: only the transport says when a push is over."""
-    future: Future[Any] = Future()
-    future.set_running_or_notify_cancel()
-    return future
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,37 +46,6 @@ class _Peer:
     transport: Transport
     retry_at_s: float = 0.0
     pause_s: float = RECONNECT_S_MIN
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Start:
-    push: Push
-    fence: Fence
-    future: "Future[PushResult]" = field(default_factory=_running)
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Connect:
-    peer: PeerInfo
-    future: "Future[str]" = field(default_factory=_running)
-
-
-@dataclass(slots=True, kw_only=True)
-class _Disconnect:
-    boot: BootId
-
-
-@dataclass(slots=True, kw_only=True)
-class _Abandon:
-    push: int
-
-
-@dataclass(slots=True, kw_only=True)
-class _Stop:
-    pass
-
-
-_Command: TypeAlias = _Start | _Connect | _Disconnect | _Abandon | _Stop
 
 
 class Mover:
@@ -122,9 +81,10 @@ class Mover:
         self._room = threading.Semaphore(pushes_max)
         self._lock = threading.Lock()  # orders asking and closing
         self._is_closing = False
-        self._commands: SimpleQueue[_Command] = SimpleQueue()
+        self._commands: SimpleQueue[Command] = SimpleQueue()
         self._peers: dict[BootId, _Peer] = {}
-        self._flights: dict[int, _Start] = {}
+        self._flights: dict[int, Start] = {}
+        self._next_late_s = math.inf
         self._thread = threading.Thread(target=self._run, name="kv-mover", daemon=True)
         self._thread.start()
 
@@ -152,22 +112,23 @@ class Mover:
 
         A new incarnation of a known worker replaces the old one, whose pushes fail.
         """
-        command = _Connect(peer=peer)
+        command = Connect(peer=peer)
         if not self._ask(command):
             self._refuse(command, "the mover is closed")
         return command.future
 
     def disconnect(self, boot: BootId) -> None:
         """Forget a peer; its pushes fail. Unknown ones are ignored."""
-        self._ask(_Disconnect(boot=boot))
+        self._ask(Disconnect(boot=boot))
 
     def push(self, push: Push, fence: Fence) -> "Future[PushResult]":
         """Start a push once `fence` has passed. Never blocks; the future never raises.
 
+        One not terminal long after its deadline is abandoned, as if by abandon().
         `push.push` must be unique among pushes not yet terminal. Too many pushes at once, an unknown
         peer and a broken link are FAILED results that say so.
         """
-        command = _Start(push=push, fence=fence)
+        command = Start(push=push, fence=fence)
         if not self._room.acquire(blocking=False):
             command.future.set_result(_failed(push, "too many pushes are waiting"))
         elif not self._ask(command):
@@ -176,7 +137,7 @@ class Mover:
 
     def abandon(self, push: int) -> None:
         """Stop caring for a push. Its bytes count as quarantined until its future ends."""
-        self._ask(_Abandon(push=push))
+        self._ask(Abandon(push=push))
 
     def allow(self, *, grant: bytes, ranges: Descriptors) -> None:
         """As receiver: whoever presents `grant` may write the `target` ranges, by any transport.
@@ -217,10 +178,10 @@ class Mover:
         with self._lock:
             if not self._is_closing:
                 self._is_closing = True
-                self._commands.put(_Stop())
+                self._commands.put(Stop())
         self._thread.join()
 
-    def _ask(self, command: _Command) -> bool:
+    def _ask(self, command: Command) -> bool:
         """Queue a command; False once closing: nothing is queued behind the stop."""
         with self._lock:
             if not self._is_closing:
@@ -245,20 +206,20 @@ class Mover:
         finally:
             self._shut_down()
 
-    def _carry_out(self, command: _Command) -> None:
+    def _carry_out(self, command: Command) -> None:
         match command:
-            case _Start():
+            case Start():
                 self._start(command)
-            case _Connect(peer=peer, future=future):
+            case Connect(peer=peer, future=future):
                 try:
                     future.set_result(self._connect(peer))
                 except TransferError as error:
                     future.set_exception(error)
-            case _Disconnect(boot=boot):
+            case Disconnect(boot=boot):
                 self._disconnect(boot)
-            case _Abandon(push=push):
+            case Abandon(push=push):
                 self._abandon(push)
-            case _Stop():
+            case Stop():
                 pass
             case _:
                 assert_never(command)
@@ -297,7 +258,7 @@ class Mover:
                 transport.disconnect(boot)
             self.stats.forgotten(boot)
 
-    def _start(self, command: _Start) -> None:
+    def _start(self, command: Start) -> None:
         push = command.push
         peer = self._peers.get(push.peer)
         if peer is None:
@@ -307,6 +268,11 @@ class Mover:
         elif (problem := self._ensure_link(peer)) or (problem := _wait(command.fence)):
             self._refuse(command, problem)
         else:
+            others = (flight.push for flight in self._flights.values())
+            ahead_bytes = sum(other.descriptors.total_bytes for other in others if other.peer == push.peer)
+            allowed_s = LATE_FACTOR * deadline_s(ahead_bytes + push.descriptors.total_bytes)
+            command.late_at_s = self._clock.now_s() + allowed_s
+            self._next_late_s = min(self._next_late_s, command.late_at_s)
             self._flights[push.push] = command
             peer.transport.submit(push)
 
@@ -336,8 +302,21 @@ class Mover:
             for transport in self._transports.values():
                 transport.abandon(push)
 
+    def _abandon_late(self) -> None:
+        """Abandon pushes past their deadline: some transports never end one whose peer has stopped."""
+        now_s = self._clock.now_s()
+        if now_s < self._next_late_s:
+            return
+        for number, flight in list(self._flights.items()):
+            if flight.late_at_s <= now_s:
+                flight.late_at_s = math.inf
+                self._abandon(number)
+                self.stats.link_failed(flight.push.peer, reason="a push is past its deadline")
+        self._next_late_s = min((flight.late_at_s for flight in self._flights.values()), default=math.inf)
+
     def _poll(self) -> bool:
         """Collect terminal states; whether there were any."""
+        self._abandon_late()
         results = [result for transport in self._transports.values() for result in transport.poll()]
         for result in results:
             flight = self._flights.pop(result.push, None)
@@ -348,14 +327,14 @@ class Mover:
             self._end(flight, result)
         return bool(results)
 
-    def _refuse(self, command: _Command, reason: str) -> None:
+    def _refuse(self, command: Command, reason: str) -> None:
         """Answer a command that is not carried out."""
-        if isinstance(command, _Start):
+        if isinstance(command, Start):
             self._end(command, _failed(command.push, reason))
-        elif isinstance(command, _Connect):
+        elif isinstance(command, Connect):
             command.future.set_exception(TransferError(reason))
 
-    def _end(self, flight: _Start, result: PushResult) -> None:
+    def _end(self, flight: Start, result: PushResult) -> None:
         self._room.release()
         flight.future.set_result(result)
 

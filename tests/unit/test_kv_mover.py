@@ -12,9 +12,10 @@ from sluice.clock import ManualClock
 from sluice.domain.ids import BootId, WorkerId
 from sluice.errors import ConfigError, OverloadedError, TransferError, TransportUnavailableError
 from sluice.kv_transfer.backends import default_names, open_backends
+from sluice.kv_transfer.deadline import deadline_s
 from sluice.kv_transfer.inproc_transport import InprocNetwork, InprocTransport
 from sluice.kv_transfer.memory import KvMemory, allocate
-from sluice.kv_transfer.mover import RECONNECT_S_MIN, Mover
+from sluice.kv_transfer.mover import LATE_FACTOR, RECONNECT_S_MIN, Mover
 from sluice.kv_transfer.shm_transport import ShmTransport
 from sluice.kv_transfer.transport import Descriptors, PeerInfo, Push, PushResult, PushState, Transport
 
@@ -185,6 +186,24 @@ def test_an_abandoned_push_is_quarantined_until_it_is_terminal(site: Site) -> No
     a.abandon(1)
     settle(a)
     assert (a.quarantined_bytes, a.quarantine.is_over_bound, future.done()) == (20_000, True, False)
+    site.network.is_held = False
+    assert future.result(PATIENCE_S).state is PushState.DONE
+    assert a.quarantined_bytes == 0
+
+
+def test_a_push_past_its_deadline_is_quarantined_but_not_called_over(site: Site) -> None:
+    a, _ = site.pair()
+    site.network.is_held = True
+    future = a.push(push(1, length=20_000), Passed())
+    settle(a)
+    site.clock.advance(LATE_FACTOR * deadline_s(20_000) - 0.1)
+    settle(a)
+    assert a.quarantined_bytes == 0
+    site.clock.advance(0.2)
+    settle(a)
+    settle(a)  # the first one's poll comes after its answer
+    assert (a.quarantined_bytes, future.done()) == (20_000, False)
+    assert "deadline" in a.stats.snapshot()[0].last_error
     site.network.is_held = False
     assert future.result(PATIENCE_S).state is PushState.DONE
     assert a.quarantined_bytes == 0
