@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sluice.clock import Clock
-from sluice.domain.ids import RouterId, SequenceId
+from sluice.domain.ids import RequestId, RouterId, SequenceId
 from sluice.domain.load import WorkerInfo
 from sluice.domain.role import FinishReason, Role
 from sluice.errors import CancelledError, DeadlineError, InvalidRequestError, NoWorkerError, SluiceError
@@ -21,6 +21,7 @@ from sluice.policy import placement
 from sluice.policy.admission import AdmissionLimits, AdmissionQueue
 from sluice.policy.placement import NoPlace, PlacementRules
 from sluice.router.choice_text import ChoiceText
+from sluice.router.evacuation import Evacuations
 from sluice.router.fleet import Fleet, Member
 from sluice.router.flow import Flow
 from sluice.router.job import Job
@@ -72,6 +73,9 @@ class Dispatcher:
         self._limits = limits
         self._clock = clock
         self._flows: dict[SequenceId, Flow] = {}
+        self._requests = 0
+        self._is_stopping = False
+        self.evacuations = Evacuations(fleet, self._flows, self.next_target)
         self._idle = asyncio.Event()
         self._idle.set()
         self._queue: AdmissionQueue[Flow] = AdmissionQueue(limits.admission)
@@ -88,6 +92,16 @@ class Dispatcher:
         """How many of them wait for a worker."""
         return len(self._queue)
 
+    def unready(self) -> tuple[str, ...]:
+        """Why no request would be accepted now; empty when one would."""
+        if self._is_stopping:
+            return ("the router is stopping",)
+        return () if self.fleet.is_serving else ("no worker is ready",)
+
+    def stop_admitting(self) -> None:
+        """What runs may end; nothing new begins."""
+        self._is_stopping = True
+
     async def wait_idle(self) -> None:
         """Until no sequence is in flight."""
         await self._idle.wait()
@@ -100,8 +114,9 @@ class Dispatcher:
         Raises NoWorkerError when no worker serves, OverloadedError when there is too much to do.
         """
         now_s = self._clock.now_s()
-        if not self.fleet.is_serving:
-            raise NoWorkerError("no worker is ready; start one, or wait until one has loaded the model")
+        reasons = self.unready()
+        if reasons:
+            raise NoWorkerError(f"{reasons[0]}; try again, or another router")
         self._queue.check(sequences=job.choices, tokens=job.prompt_tokens * job.n, inflight_sequences=len(self._flows))
         request = Request(
             job,
@@ -111,6 +126,7 @@ class Dispatcher:
             observer=self.observer,
         )
         request.deadline = asyncio.get_running_loop().call_later(job.timeout_s, self._time_out, request)
+        self._requests += 1
         for choice in range(job.choices):
             flow = self._flow(request, choice, now_s=now_s)
             self._queue.enter(flow, tokens=len(flow.prompt.tokens), now_s=now_s)
@@ -122,6 +138,7 @@ class Dispatcher:
         if request.is_released:
             return
         request.is_released = True
+        self._requests -= 1
         if request.deadline is not None:
             request.deadline.cancel()
         is_complete = not request.open_sequences
@@ -170,7 +187,10 @@ class Dispatcher:
                 self._on_tokens(member, message.tokens, now_s)
             case "heartbeat":
                 member.beat(convert.load_from_wire(message.heartbeat), now_s=now_s)
+                self.evacuations.step(now_s=now_s)
                 self._pump(now_s)
+            case "migration":
+                self._on_migration(member, message.migration, now_s)
             case "handoff":
                 self._on_handoff(message.handoff, now_s)
             case "failed":
@@ -192,13 +212,14 @@ class Dispatcher:
             error = NoWorkerError("no worker had room in time", retry_after_s=max(1.0, self._queue.wait_estimate_s()))
             self._end(flow.request, FinishReason.ERROR, error)
         self.fleet.index.expire(now_s=now_s)
+        self.evacuations.step(now_s=now_s)
         self._pump(now_s)
         self._gauge()
 
     def _gauge(self) -> None:
         metrics = self.observer.metrics
-        metrics.queue_requests.set(len(self._queue))
-        metrics.inflight_requests.set(len(self._flows))
+        metrics.queue_requests.set(len({flow.request.job.request for flow in self._queue}))
+        metrics.inflight_requests.set(self._requests)
         for role in Role:
             ready = [member for member in self.fleet if member.is_ready and member.info.role is role]
             metrics.set_workers(role.value, workers=len(ready))
@@ -221,6 +242,10 @@ class Dispatcher:
         flow.request.open_sequences.discard(flow.sequence)
         if not flow.request.open_sequences and flow.request.deadline is not None:
             flow.request.deadline.cancel()
+
+    def find(self, request: RequestId, choice: int) -> Flow | None:
+        """A sequence in flight, by what its client calls it."""
+        return next((f for f in self._flows.values() if f.record.request == request and f.choice == choice), None)
 
     def next_target(self, flow: Flow) -> Member | None:
         """Another decode worker for the flow, if there is one."""
@@ -312,6 +337,15 @@ class Dispatcher:
         self.observer.count_gaps()
         if finishes:
             self._pump(now_s)
+
+    def _on_migration(self, member: Member, report: pb.MigrationReport, now_s: float) -> None:
+        flow = self._flows.get(SequenceId(report.sequence))
+        if flow is not None:
+            flow.on_migration(member, report, now_s=now_s)
+        elif report.outcome == pb.MIGRATION_READY:
+            member.cancel(report.sequence, report.epoch)  # it ended while it was being moved
+        self.evacuations.step(now_s=now_s)
+        self._pump(now_s)
 
     def _on_handoff(self, report: pb.HandoffReport, now_s: float) -> None:
         self.observer.handed_off(report)

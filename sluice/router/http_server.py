@@ -6,6 +6,7 @@ everywhere. The only place where HTTP sees an unexpected exception: it becomes a
 Next: `openai_schema.py`, `openai_replies.py`, `intake.py`.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -13,7 +14,7 @@ from typing import Final
 from aiohttp import web
 
 from sluice.clock import wall_ns
-from sluice.errors import BodyTooLargeError, InvalidRequestError, SluiceError
+from sluice.errors import BodyTooLargeError, DeadlineError, InvalidRequestError, SluiceError
 from sluice.router import openai_errors, openai_replies, openai_schema
 from sluice.router.dispatcher import Dispatcher
 from sluice.router.intake import Intake, Wishes
@@ -26,6 +27,7 @@ from sluice.telemetry import metrics_server
 from sluice.text.tokenizer import Tokenizer
 
 TENANT_CHARS_MAX: Final = 256
+BODY_TIMEOUT_S: Final = 60.0
 _JSON: Final = "application/json"
 _STREAM_HEADERS: Final = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -46,7 +48,6 @@ class HttpServer:
         self._tokenizer = tokenizer
         self._body_bytes_max = body_bytes_max
         self._created_s = wall_ns() // 1_000_000_000
-        self.is_stopping = False
 
     def application(self) -> web.Application:
         """The aiohttp application; run it with `handler_cancellation=True`."""
@@ -55,7 +56,10 @@ class HttpServer:
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_get("/v1/models", self._models)
         metrics_server.add_observation_routes(
-            app, exposition=self._dispatcher.observer.metrics.exposition, unhealthy=tuple, unready=self._unready
+            app,
+            exposition=self._dispatcher.observer.metrics.exposition,
+            unhealthy=tuple,
+            unready=self._dispatcher.unready,
         )
         return app
 
@@ -120,18 +124,14 @@ class HttpServer:
         body = openai_replies.model_list(self._intake.model, created_s=self._created_s, context_tokens=context_tokens)
         return web.Response(body=body, content_type=_JSON)
 
-    def _unready(self) -> tuple[str, ...]:
-        if self.is_stopping:
-            return ("the router is stopping",)
-        if not self._dispatcher.fleet.is_serving:
-            return ("no worker is ready",)
-        return ()
-
     async def _read(self, http: web.Request) -> bytes:
         try:
-            return await http.read()
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                return await http.read()
         except web.HTTPRequestEntityTooLarge as error:
             raise BodyTooLargeError(bytes_max=self._body_bytes_max) from error
+        except TimeoutError as error:
+            raise DeadlineError(f"body: not received within {BODY_TIMEOUT_S:g} s; send it faster") from error
 
     def _echo(self, wishes: Wishes) -> tuple[str, ...]:
         return tuple(

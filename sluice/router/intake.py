@@ -15,13 +15,16 @@ from typing import Final, NoReturn, TypeAlias, TypeVar
 from sluice.domain.block_hash import extend_chain, root_hash
 from sluice.domain.ids import BlockHash, RequestId
 from sluice.domain.sampling import SamplingParams
-from sluice.errors import InvalidRequestError, NoWorkerError, UnknownModelError
+from sluice.errors import InvalidRequestError, NoWorkerError, OverloadedError, UnknownModelError
 from sluice.router.fleet import Fleet
 from sluice.router.job import Job, Prompt
 from sluice.text.tokenizer import SpecialTokens, Tokenizer
 
 INLINE_CHARS_MAX: Final = 4096
 """Texts up to this are encoded in place: that costs less than a trip to another thread."""
+
+ENCODING_MAX: Final = 256
+"""Long prompts on their way through the threads; more are refused."""
 
 STOPS_MAX: Final = 16
 STOP_CHARS_MAX: Final = 256
@@ -92,6 +95,7 @@ class Intake:
         self._tokenizer = tokenizer
         self._fleet = fleet
         self._limits = limits
+        self._encoding = 0
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="sluice-encode")
 
     def close(self) -> None:
@@ -111,8 +115,7 @@ class Intake:
         if sum(map(len, texts)) <= INLINE_CHARS_MAX:
             prompts = self._prompts(texts, wishes.prompts, root)
         else:
-            loop = asyncio.get_running_loop()
-            prompts = await loop.run_in_executor(self._threads, self._prompts, texts, wishes.prompts, root)
+            prompts = await self._prompts_elsewhere(texts, wishes.prompts, root)
         return Job(
             request=wishes.request,
             prompts=prompts,
@@ -124,6 +127,19 @@ class Intake:
             tenant=wishes.tenant,
             traceparent=wishes.traceparent,
         )
+
+    async def _prompts_elsewhere(
+        self, texts: Sequence[str | tuple[int, ...]], inputs: Sequence[PromptInput], root: BlockHash
+    ) -> tuple[Prompt, ...]:
+        """The same on another thread. Raises OverloadedError when too many long prompts wait already."""
+        if self._encoding >= ENCODING_MAX:
+            raise OverloadedError(f"{self._encoding} long prompts are being tokenized, the limit", retry_after_s=1.0)
+        self._encoding += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, self._prompts, texts, inputs, root)
+        finally:
+            self._encoding -= 1
 
     def _check_shape(self, wishes: Wishes) -> None:
         limits = self._limits

@@ -49,7 +49,6 @@ class RunningRouter:
     """A router that serves. The ports are the real ones, also when the settings say 0."""
 
     dispatcher: Dispatcher
-    http: HttpServer
     http_port: int
     grpc_port: int
 
@@ -97,7 +96,7 @@ async def serve(config: RouterConfig, *, clock: Clock) -> AsyncIterator[RunningR
         ticker = asyncio.create_task(_tick(dispatcher), name="router tick")
         stack.callback(ticker.cancel)
         _log.info("serving %s: http %s:%d, grpc %s:%d", model, config.host, http_port, config.host, grpc_port)
-        yield RunningRouter(dispatcher=dispatcher, http=http, http_port=http_port, grpc_port=grpc_port)
+        yield RunningRouter(dispatcher=dispatcher, http_port=http_port, grpc_port=grpc_port)
 
 
 async def run(config: RouterConfig) -> None:
@@ -122,7 +121,7 @@ async def _run_until_stopped(config: RouterConfig) -> None:
         loop.add_signal_handler(number, stop.set)
     async with serve(config, clock=SystemClock()) as router:
         await stop.wait()
-        router.http.is_stopping = True
+        router.dispatcher.stop_admitting()
         _log.info("stopping; %d sequences are running", router.dispatcher.sequences)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_GRACE_S):
