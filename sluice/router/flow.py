@@ -218,6 +218,7 @@ class Flow:
         if report.outcome == pb.MIGRATION_READY:
             if is_expected and is_whole:
                 self.record.moved(report, source=member.name, why=self.why_moved, now_s=now_s)
+                self.request.observer.migrated(report)
                 self._apply(Event.COPIED, now_s)
                 return
             # An earlier token is still on its way from another worker, or the target is gone.
@@ -231,6 +232,7 @@ class Flow:
             return
         if report.outcome == pb.MIGRATION_FAILED:
             self.excluded.add(self.target.info.worker)
+        self.request.observer.migrated(report)
         self._let_target_go()
         self._apply(Event.MOVE_OFF, now_s)
 

@@ -17,7 +17,7 @@ from sluice.router.job import Job
 from sluice.router.records import Record
 from sluice.telemetry import attributes, tracing
 from sluice.telemetry.attributes import AttributeValue, SpanName
-from sluice.telemetry.metric_table import HandoffResult, Objective, Outcome, PlacementKind
+from sluice.telemetry.metric_table import HandoffResult, MigrationResult, Objective, Outcome, PlacementKind
 from sluice.telemetry.metrics import RouterMetrics
 from sluice.telemetry.span import INERT, Span
 from sluice.wire.gen import sluice_pb2 as pb
@@ -26,6 +26,11 @@ _NS: Final = 1_000_000_000
 _HANDOFFS: Final = {
     pb.HANDOFF_COMMITTED: HandoffResult.COMMITTED,
     pb.HANDOFF_REFUSED: HandoffResult.REFUSED,
+}
+_MIGRATIONS: Final = {
+    pb.MIGRATION_READY: MigrationResult.MOVED,
+    pb.MIGRATION_REFUSED: MigrationResult.REFUSED,
+    pb.MIGRATION_FAILED: MigrationResult.FAILED,
 }
 _OUTCOMES: Final = {
     Code.INVALID_ARGUMENT: Outcome.INVALID,
@@ -160,6 +165,12 @@ class Observer:
     def handed_off(self, report: pb.HandoffReport) -> None:
         """A prefill worker reported how a handoff went."""
         self.metrics.handed_off(_HANDOFFS.get(report.outcome, HandoffResult.FAILED))
+
+    def migrated(self, report: pb.MigrationReport) -> None:
+        """A worker reported how a migration went; one that had nothing to copy is no migration."""
+        result = _MIGRATIONS.get(report.outcome)
+        if result is not None:
+            self.metrics.migrated(result, frozen_s=report.frozen_s)
 
     def sequence_ended(self, record: Record, *, traceparent: str, now_s: float) -> None:
         """A sequence is over: its decode span is known now."""

@@ -35,6 +35,14 @@ class HandoffResult(Enum):
     FAILED = "failed"
 
 
+class MigrationResult(Enum):
+    """How a migration ended; only a moved sequence has changed its worker."""
+
+    MOVED = "moved"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
 class Objective(Enum):
     """A service-level objective that a request can miss."""
 
@@ -128,6 +136,13 @@ ROUTER_METRICS: Final = (
     ),
     MetricSpec(name="sluice_placements", kind=_C, labels=("kind",), meaning="Placement decisions"),
     MetricSpec(name="sluice_handoffs", kind=_C, labels=("outcome",), meaning="Handoffs by how they ended"),
+    MetricSpec(name="sluice_migrations", kind=_C, labels=("outcome",), meaning="Migrations by how they ended"),
+    MetricSpec(
+        name="sluice_migration_frozen_seconds",
+        kind=_H,
+        buckets=_TRANSFER_S,
+        meaning="How long a moved sequence stood still before its new worker could go on",
+    ),
     MetricSpec(name="sluice_prompt_tokens", kind=_C, meaning="Prompt tokens of accepted requests"),
     MetricSpec(name="sluice_cached_tokens", kind=_C, meaning="Prompt tokens found in a prefix cache"),
     MetricSpec(name="sluice_output_tokens", kind=_C, meaning="Output tokens sent to clients"),

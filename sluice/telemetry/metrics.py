@@ -19,6 +19,7 @@ from sluice.telemetry.metric_table import (
     Direction,
     HandoffResult,
     MetricSpec,
+    MigrationResult,
     Objective,
     Outcome,
     PlacementKind,
@@ -62,6 +63,9 @@ class RouterMetrics:
         self._misses = {objective: misses.labels(objective.value) for objective in Objective}
         self._placements = {kind: placements.labels(kind.value) for kind in PlacementKind}
         self._handoffs = {result: handoffs.labels(result.value) for result in HandoffResult}
+        migrations = make.counter("sluice_migrations")
+        self._migrations = {result: migrations.labels(result.value) for result in MigrationResult}
+        self._frozen = make.histogram("sluice_migration_frozen_seconds").labels()
         self._ttft = make.histogram("sluice_ttft_seconds").labels()
         self._tpot = make.histogram("sluice_tpot_seconds").labels()
         self._itl = make.histogram("sluice_itl_seconds").labels()
@@ -84,6 +88,12 @@ class RouterMetrics:
     def handed_off(self, result: HandoffResult) -> None:
         """A handoff ended."""
         self._handoffs[result].inc()
+
+    def migrated(self, result: MigrationResult, *, frozen_s: float) -> None:
+        """A migration ended; `frozen_s` counts only if the sequence moved."""
+        self._migrations[result].inc()
+        if result is MigrationResult.MOVED:
+            self._frozen.observe(frozen_s)
 
     def first_token(self, *, ttft_s: float) -> None:
         """The first token of a request was sent."""

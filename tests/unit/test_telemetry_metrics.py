@@ -21,6 +21,7 @@ from sluice.telemetry.metric_table import (
     HandoffResult,
     Kind,
     MetricSpec,
+    MigrationResult,
     Objective,
     Outcome,
     PlacementKind,
@@ -96,6 +97,16 @@ def test_a_router_counts_what_it_was_told() -> None:
     assert value(text, "sluice_itl_seconds_sum") == pytest.approx(0.06)
     assert value(text, "sluice_queue_requests_max") == 7
     assert value(text, "sluice_workers", role="prefill") == 2
+
+
+def test_only_sequences_that_moved_have_a_frozen_time() -> None:
+    metrics = RouterMetrics(queue_requests_max=1)
+    metrics.migrated(MigrationResult.FAILED, frozen_s=0.0)
+    metrics.migrated(MigrationResult.MOVED, frozen_s=0.25)
+    text = metrics.exposition()
+    assert value(text, "sluice_migrations_total", outcome="failed") == 1
+    assert value(text, "sluice_migration_frozen_seconds_count") == 1
+    assert value(text, "sluice_migration_frozen_seconds_sum") == 0.25
 
 
 def test_a_refused_request_has_no_duration_and_no_goodput() -> None:
