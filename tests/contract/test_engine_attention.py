@@ -11,6 +11,7 @@ from sluice.domain.ids import BlockId
 from sluice.domain.kv import KvGeometry
 from sluice.engine.attention import paged_attention
 from sluice.engine.input_builder import InputBuilder
+from sluice.engine.kept_keys import GROWTH_TOKENS, KeyKeeper
 from sluice.engine.kv_cache import KvCache
 from sluice.engine.scheduler import StepPlan, Work
 from sluice.engine.sequence import LiveSequence
@@ -211,3 +212,27 @@ def test_keys_kept_between_steps_are_the_ones_in_the_pool(
         case.keys = [each[: work.end] for each, work in zip(keys, case.works, strict=False)]
         case.values = [each[: work.end] for each, work in zip(values, case.works, strict=False)]
         case.check(builder, 0, None, softcap, has_sinks=False)
+
+
+def test_a_copy_serves_only_the_same_sequences_one_token_further() -> None:
+    case = Case(0, [(20, 1), (30, 1), (10, 1)], 2, 1, 16)
+    one, two, three = (work.sequence for work in case.works)
+    keeper = KeyKeeper(geometry=case.geometry, dtype=torch.float32)
+
+    def is_filled(sequences: list[LiveSequence], ends: list[int], *, keys: int = 48) -> bool:
+        kept = keeper.keep(sequences, ends, keys=keys)
+        keeper.end_step()
+        assert kept is not None
+        return kept.is_filled
+
+    assert not is_filled([one, two], [20, 30])
+    assert is_filled([one, two], [21, 31])
+    assert not is_filled([one, three], [22, 32]), "another sequence"
+    assert not is_filled([one, two], [22, 32]), "not the step before"
+    assert not is_filled([one, two], [23, 34]), "a token is missing"
+    assert not is_filled([one, two], [23, 34]), "the same step again"
+    assert not is_filled([one], [24])
+    assert is_filled([one], [25], keys=48 + GROWTH_TOKENS)
+    assert not is_filled([one], [26], keys=49 + GROWTH_TOKENS), "no room left"
+    keeper.end_step()
+    assert not is_filled([one], [27]), "a step without it"

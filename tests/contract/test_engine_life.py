@@ -163,6 +163,20 @@ def test_a_sequence_whose_logits_are_not_finite_fails_alone_and_leaves_nothing_b
     assert [outputs_of(again, index) for index in range(3, 6)] == [expected] * 3
 
 
+def test_keys_that_are_not_finite_spoil_nobody_in_the_same_step(model: LoadedModel) -> None:
+    """Guards padding: sequence 2 is padded to sequence 3's blocks while block 0 holds the NaN of sequence 1."""
+    engine = engine_of(model, step_tokens_max=128)
+    engine.add(sequence_state(1, prompt(10), logit_bias=((POISON, 100.0),)), hold=False)
+    for index, length in ((2, 10), (3, 60)):
+        bias = ((POISON, -100.0),)
+        engine.add(sequence_state(index, prompt(length, seed=index), logit_bias=bias), hold=False)
+    failures = []
+    tokens = run_until_idle(engine, after_step=lambda report: failures.extend(report.failed))
+    assert [sequence for sequence, _ in failures] == [1]
+    assert outputs_of(tokens, 1) == [POISON]
+    assert [len(outputs_of(tokens, index)) for index in (2, 3)] == [16, 16]
+
+
 def test_sequences_end_at_end_of_text_and_at_the_engines_limit(model: LoadedModel) -> None:
     engine = engine_of(model, sequence_tokens_max=40)
     engine.add(sequence_state(1, prompt(20)), hold=False)
