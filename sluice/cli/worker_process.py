@@ -40,7 +40,6 @@ from sluice.telemetry.metrics_server import start_metrics_server
 from sluice.wire import channels
 from sluice.wire.gen import sluice_pb2_grpc as rpc
 from sluice.worker.lease_renewal import renew_forever
-from sluice.worker.lifecycle import Event
 from sluice.worker.outbound import Surroundings
 from sluice.worker.peer_service import PeerService
 from sluice.worker.peers import OwnSide, Peers, own_identity
@@ -145,11 +144,12 @@ class WorkerProcess:
         observed = await start_metrics_server(
             host=self._config.host,
             port=self._config.metrics_port,
-            exposition=self._shell.exposition,
+            exposition=self._exposition,
             unhealthy=self._unhealthy,
-            unready=self._shell.unready,
+            unready=lambda: self._shell.standing.unready(routers=self._shell.routers),
         )
-        self._shell.info = dataclasses.replace(self._shell.info, metrics_address=observed.address)
+        standing = self._shell.standing
+        standing.info = dataclasses.replace(standing.info, metrics_address=observed.address)
         await self._server.start()
         self._shell.open()
         links = [RouterLink(address, self._shell) for address in self._config.routers]
@@ -161,7 +161,7 @@ class WorkerProcess:
         try:
             await wait_for_end(tasks, self._shell.died, stop)
         finally:
-            self._shell.life.on(Event.STOP)
+            standing.close()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -189,6 +189,13 @@ class WorkerProcess:
         await asyncio.to_thread(self._mover.close)
         if self._built.memory is not None:
             self._built.memory.close()
+
+    def _exposition(self) -> bytes:
+        return self._shell.standing.exposition(
+            leases=self._arrivals.leases,
+            quarantined_bytes=self._mover.quarantined_bytes,
+            routers=self._shell.routers,
+        )
 
     def _unhealthy(self) -> list[str]:
         reasons = [] if self._mover.is_alive else ["the KV mover has died"]

@@ -40,7 +40,7 @@ V = TypeVar("V")
 Key = tuple[BootId, int]  # the sender's incarnation and its transfer number
 GRANT_BYTES: Final = 16
 REAP_EVERY_S: Final = 0.5
-SENDER_SAYS_DONE: Final = frozenset({ReceiverEvent.COMMITTED, ReceiverEvent.SENDER_STOPPED})
+SENDER_SAYS_DONE: Final = frozenset({ReceiverEvent.COMMITTED, ReceiverEvent.PARKED, ReceiverEvent.SENDER_STOPPED})
 REMEMBERED_MAX: Final = 4096  # senders' geometries, and commits already answered
 
 
@@ -212,17 +212,22 @@ class ArrivalTable:
                     continue
                 if self._mover.revoke(arrival.grant):
                     await self._feed(arrival, ReceiverEvent.WRITES_STOPPED)
-                elif self._mover.quarantined_bytes > self._quarantined_bytes_max:
+                elif self._is_over_bound():
                     await self._feed(arrival, ReceiverEvent.BOUND_REACHED)
+            if self._is_over_bound():  # our own pushes count too: a peer that never answers holds our blocks
+                self._shell.give_up_worker("too much KV memory is in quarantine")
 
     # ---------------------------------------------------------------- the steps
+
+    def _is_over_bound(self) -> bool:
+        return self._mover.quarantined_bytes > self._quarantined_bytes_max
 
     def _admissible(self, request: pb.ReserveRequest) -> KvGeometry:
         """The sender's geometry. Raises ReservationRefusedError with the reason."""
         if request.to_boot != self._shell.info.boot:
             raise ReservationRefusedError("this worker has restarted since it was chosen")
-        if not self._shell.life.admits_work:
-            raise ReservationRefusedError(f"this worker is {self._shell.life.state.value}")
+        if not self._shell.standing.admits_work:
+            raise ReservationRefusedError(f"this worker is {self._shell.standing.lifecycle.value}")
         source = self._senders.get(BootId(request.from_boot))
         if source is None:
             raise ReservationRefusedError("a handshake with compatible KV comes first")
@@ -257,9 +262,14 @@ class ArrivalTable:
             reservation=reservation,
             grant=secrets.token_bytes(GRANT_BYTES),
         )
+        try:
+            self._mover.allow(grant=arrival.grant, ranges=block_ranges(geometry, fresh))
+            self._leases.grant(key, now_s=self._now_s())
+        except SluiceError:
+            self._mover.end_grant(arrival.grant)
+            await self._shell.ask(lambda engine: engine.cancel_reservation(sequence))
+            raise
         self._arrivals[key] = arrival
-        self._leases.grant(key, now_s=self._now_s())
-        self._mover.allow(grant=arrival.grant, ranges=block_ranges(geometry, fresh))
         return arrival
 
     async def _check(self, arrival: Arrival, state: SequenceState, request: pb.CommitRequest) -> None:
@@ -299,6 +309,7 @@ class ArrivalTable:
         effects = arrival.protocol.on(event)
         if arrival.protocol.has_ended:
             del self._arrivals[arrival.key]
+            self._shell.note_empty()
         for effect in effects:
             match effect:
                 case ReceiverEffect.CLOSE_GRANT if event in SENDER_SAYS_DONE:
@@ -308,6 +319,7 @@ class ArrivalTable:
                 case ReceiverEffect.END_LEASE:
                     self._leases.release(arrival.key)
                 case ReceiverEffect.FREE_BLOCKS:
+                    self._mover.end_grant(arrival.grant)
                     await self._shell.ask(lambda engine: engine.cancel_reservation(arrival.sequence))
                 case ReceiverEffect.ENTER_BATCH | ReceiverEffect.REFUSE_COMMIT:
                     pass  # the answer to the commit: `commit` does it

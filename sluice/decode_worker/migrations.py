@@ -23,7 +23,8 @@ class MigrationTable:
         self._moving: dict[SequenceId, Moving] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def __len__(self) -> int:
+    @property
+    def open(self) -> int:
         return len(self._moving)
 
     def begin(self, sequence: SequenceId, epoch: Epoch, target: pb.DecodeTarget) -> None:
@@ -69,5 +70,6 @@ class MigrationTable:
 
     def _on_done(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
+        self._around.shell.note_empty()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s broke", task.get_name(), exc_info=error)

@@ -57,6 +57,7 @@ class Moving:
         self._rounds = 0
         self._is_over = False
         self._is_denied = False
+        self._is_unstarted = False  # it waits, or waits again: no KV of it exists
         self._frozen_s = 0.0
         self._reason = ""
 
@@ -117,6 +118,8 @@ class Moving:
                 self._report(pb.MIGRATION_READY)
             case SourceEffect.REPORT_REFUSED:
                 self._report(pb.MIGRATION_REFUSED)
+            case SourceEffect.REPORT_FAILED if self._is_unstarted:
+                self._report(pb.MIGRATION_UNSTARTED)
             case SourceEffect.REPORT_FAILED:
                 log.warning(
                     "migration of sequence %d to %s failed: %s", self.sequence, self._target.worker, self._reason
@@ -152,6 +155,7 @@ class Moving:
         copied = self.outbound.cached_tokens
         while True:
             if not await self._look():
+                self._is_unstarted = True
                 return self._because("it was preempted, its KV is gone", SourceEvent.PREEMPTED)
             self._rounds += 1
             done = precopy.Round(

@@ -39,3 +39,5 @@ class WorkerLoad:
     leases: int = 0
     step_s: float = 0.0  # a recent step's duration, smoothed
     tokens_total: int = 0
+    role: Role | None = None  # None: as it said when it joined
+    drain_left_s: float = 0.0  # while draining, until its deadline; 0: it has none

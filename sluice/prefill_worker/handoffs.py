@@ -28,7 +28,8 @@ class HandoffTable:
         self._outgoing: dict[SequenceId, Outgoing] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def __len__(self) -> int:
+    @property
+    def open(self) -> int:
         return len(self._outgoing)
 
     def begin(self, state: SequenceState, target: pb.DecodeTarget, *, parent: str) -> None:
@@ -80,6 +81,7 @@ class HandoffTable:
 
     def _on_done(self, outgoing: Outgoing, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._around.shell.note_empty()
         if self._outgoing.get(outgoing.state.sequence) is outgoing:
             del self._outgoing[outgoing.state.sequence]
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -29,6 +29,7 @@ from sluice.router.observer import Observer
 from sluice.router.output import Delivery, TokenLogprobs
 from sluice.router.records import Record, Records
 from sluice.router.request import Request
+from sluice.router.targets import Targets
 from sluice.router.worker_link import WorkerLink
 from sluice.text.tokenizer import Tokenizer
 from sluice.wire import convert
@@ -75,7 +76,8 @@ class Dispatcher:
         self._flows: dict[SequenceId, Flow] = {}
         self._requests = 0
         self._is_stopping = False
-        self.evacuations = Evacuations(fleet, self._flows, self.next_target)
+        self.targets = Targets(fleet)
+        self.evacuations = Evacuations(fleet, self._flows, self.targets)
         self._idle = asyncio.Event()
         self._idle.set()
         self._queue: AdmissionQueue[Flow] = AdmissionQueue(limits.admission)
@@ -248,10 +250,8 @@ class Dispatcher:
         return next((f for f in self._flows.values() if f.record.request == request and f.choice == choice), None)
 
     def next_target(self, flow: Flow) -> Member | None:
-        """Another decode worker for the flow, if there is one."""
-        cached = self.fleet.index.match(flow.prompt.unit_hashes)
-        view = placement.place_decode(flow.facts(), self.fleet.views(), cached, seed=flow.sequence)
-        return None if view is None else self.fleet.at(view.slot)
+        """Another decode worker for a refused or failed handoff, or None."""
+        return self.targets.next_for(flow)
 
     # ------------------------------------------------------------ inside
 
@@ -301,8 +301,8 @@ class Dispatcher:
                     continue
                 return
             self._queue.take_first(now_s=now_s)
-            for slot in {decision.prefill.slot, decision.decode.slot}:
-                self.fleet.index.expect(slot, flow.prompt.unit_hashes, now_s=now_s)
+            # The decode worker holds the prompt only after a handoff; until then others must not count on it.
+            self.fleet.index.expect(decision.prefill.slot, flow.prompt.unit_hashes, now_s=now_s)
             prefill, decode = self.fleet.at(decision.prefill.slot), self.fleet.at(decision.decode.slot)
             flow.placed(decision, prefill=prefill, decode=decode, now_s=now_s)
             took_s = self._clock.now_s() - started_s
@@ -352,6 +352,8 @@ class Dispatcher:
         flow = self._flows.get(SequenceId(report.sequence))
         if flow is not None:
             flow.on_handoff(report, now_s=now_s)
+            if flow.decode is not None and report.outcome == pb.HANDOFF_COMMITTED:
+                self.fleet.index.expect(flow.decode.slot, flow.prompt.unit_hashes, now_s=now_s)
             self._pump(now_s)
             return
         # A short answer may be over before the prefill worker reports how it got there.

@@ -7,6 +7,7 @@ Next: `dispatcher.py`.
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from sluice.domain.ids import SequenceId, WorkerId
@@ -92,10 +93,17 @@ class Member:
     def beat(self, load: WorkerLoad, *, now_s: float) -> None:
         """A heartbeat arrived."""
         self.load = load
+        if load.role is not None and load.role is not self.info.role:
+            self.info = replace(self.info, role=load.role)
         for sequence, (sent_s, _, _) in list(self._recent.items()):
             if sent_s < now_s - HEARTBEAT_GRACE_S:
                 self._forget(sequence)
         self._view = None
+
+    def drain_left_s(self, *, now_s: float) -> float:
+        """Until a draining worker's deadline, as it said in its latest heartbeat; 0 if it has none."""
+        left_s = self.load.drain_left_s
+        return max(1e-3, left_s - (now_s - self.heard_s)) if left_s else 0.0
 
     def view(self) -> WorkerView:
         """A snapshot for placement."""

@@ -1,4 +1,4 @@
-"""The gRPC front: Inference for clients, Admin for people. Same intake, same dispatcher as HTTP.
+"""The gRPC front for clients: Inference. Same intake, same dispatcher as HTTP.
 
 The call's deadline becomes the request's; a cancelled call releases the request everywhere.
 Next: `intake.py`, `dispatcher.py`.
@@ -11,17 +11,15 @@ from typing import Final
 
 import grpc
 
-from sluice.clock import Clock
 from sluice.domain.ids import RequestId
 from sluice.errors import InvalidRequestError, SluiceError
 from sluice.router.dispatcher import Dispatcher
 from sluice.router.intake import Conversation, Intake, PromptInput, SamplingWishes, Wishes
 from sluice.router.output import Delivery, Piece
-from sluice.wire import convert, status
+from sluice.wire import status
 from sluice.wire.gen import sluice_pb2 as pb
 from sluice.wire.gen import sluice_pb2_grpc
 
-REQUEST_ROWS_MAX: Final = 1000
 REQUEST_ID_CHARS_MAX: Final = 128
 
 _log = logging.getLogger(__name__)
@@ -70,41 +68,6 @@ class InferenceService(sluice_pb2_grpc.InferenceServicer):
                     yield event
         finally:
             self._dispatcher.release(request)
-
-
-class AdminService(sluice_pb2_grpc.AdminServicer):
-    """The service `sluice get` calls."""
-
-    def __init__(self, dispatcher: Dispatcher, clock: Clock) -> None:
-        self._dispatcher = dispatcher
-        self._clock = clock
-
-    async def GetWorkers(  # noqa: N802 - gRPC's name
-        self, _: pb.GetWorkersRequest, __: grpc.aio.ServicerContext[pb.GetWorkersRequest, pb.GetWorkersReply]
-    ) -> pb.GetWorkersReply:
-        """Every connected worker, with its latest heartbeat."""
-        now_s = self._clock.now_s()
-        rows = [
-            pb.WorkerRow(
-                info=convert.info_to_wire(member.info),
-                load=convert.load_to_wire(member.load),
-                heartbeat_age_s=now_s - member.heard_s,
-            )
-            for member in self._dispatcher.fleet
-        ]
-        return pb.GetWorkersReply(workers=rows)
-
-    async def GetRequests(  # noqa: N802 - gRPC's name
-        self,
-        message: pb.GetRequestsRequest,
-        _: grpc.aio.ServicerContext[pb.GetRequestsRequest, pb.GetRequestsReply],
-    ) -> pb.GetRequestsReply:
-        """The latest sequences, newest first; `limit` 0 means as many as are answered at once."""
-        limit = min(message.limit or REQUEST_ROWS_MAX, REQUEST_ROWS_MAX)
-        wanted = RequestId(message.request_id) if message.request_id else None
-        now_s = self._clock.now_s()
-        records = self._dispatcher.records.latest(request=wanted, limit=limit)
-        return pb.GetRequestsReply(requests=[record.to_wire(now_s=now_s) for record in records])
 
 
 def _wishes(message: pb.GenerateRequest, *, timeout_s: float | None) -> Wishes:

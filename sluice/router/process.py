@@ -24,11 +24,12 @@ from sluice.domain.ids import RouterId
 from sluice.errors import ConfigError
 from sluice.policy.admission import AdmissionLimits
 from sluice.policy.placement import PlacementRules
+from sluice.router.admin_service import AdminService
 from sluice.router.dispatcher import Dispatcher, DispatchLimits
 from sluice.router.fleet import Fleet
 from sluice.router.fleet_service import FleetService
 from sluice.router.http_server import HttpServer
-from sluice.router.inference_service import AdminService, InferenceService
+from sluice.router.inference_service import InferenceService
 from sluice.router.intake import Intake, IntakeLimits
 from sluice.router.observer import Objectives, Observer
 from sluice.telemetry import logs, tracing

@@ -160,6 +160,8 @@ def load_to_wire(load: WorkerLoad) -> pb.Heartbeat:
         leases=load.leases,
         step_s=load.step_s,
         tokens_total=load.tokens_total,
+        role="" if load.role is None else load.role.value,
+        drain_left_s=load.drain_left_s,
     )
 
 
@@ -177,6 +179,8 @@ def load_from_wire(message: pb.Heartbeat) -> WorkerLoad:
         leases=message.leases,
         step_s=message.step_s,
         tokens_total=message.tokens_total,
+        role=Role(message.role) if message.role else None,
+        drain_left_s=message.drain_left_s,
     )
 
 

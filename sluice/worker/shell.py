@@ -10,23 +10,24 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from sluice.clock import Clock
 from sluice.domain.ids import Epoch, RouterId, SequenceId
 from sluice.domain.load import WorkerInfo, WorkerLoad
+from sluice.domain.role import Role
 from sluice.domain.sequence import SequenceState
 from sluice.engine.contract import BlockCounts, Engine, PrefixChange, StepReport, TokenOut
 from sluice.errors import InvalidRequestError, NoWorkerError, SluiceError, TransferError
 from sluice.telemetry.metrics import WorkerMetrics
 from sluice.wire import convert
 from sluice.wire.gen import sluice_pb2 as pb
-from sluice.worker.lifecycle import Event, WorkerLife
 from sluice.worker.prefill_spans import PrefillSpans
 from sluice.worker.prefix_feed import PrefixFeed
 from sluice.worker.router_link import RouterLink
 from sluice.worker.stages import Arrivals, Handoffs, Migrations
+from sluice.worker.standing import Standing
 from sluice.worker.step_loop import IDLE, StepLoop
 
 COUNT_BLOCKS_EVERY_S: Final = 0.5  # counting looks at every block table, so not after every step
@@ -49,8 +50,7 @@ class Shell:
     """One worker, without its stages' protocols. `attach_stages` completes it."""
 
     def __init__(self, engine: Engine, info: WorkerInfo, metrics: WorkerMetrics, clock: Clock) -> None:
-        self.life = WorkerLife()
-        self.info = info
+        self.standing = Standing(info, metrics, clock, on_change=self._beat)
         self.geometry = engine.geometry
         self.now_s = clock.now_s
         self._loop = asyncio.get_running_loop()
@@ -62,8 +62,6 @@ class Shell:
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting: set[asyncio.Task[None]] = set()
         self._feed = PrefixFeed()
-        self._load = WorkerLoad(lifecycle=self.life.state)
-        self._blocks: BlockCounts | None = None
         self._counted_s = -COUNT_BLOCKS_EVERY_S
         self._spans = PrefillSpans(info.worker)
         self._handoffs: Handoffs
@@ -79,7 +77,7 @@ class Shell:
     def open(self) -> None:
         """Start the engine's thread and admit work."""
         self.steps.start()
-        self.life.on(Event.LOADED)
+        self.standing.open()
 
     async def ask(self, question: Callable[[Engine], T]) -> T:
         """Run `question` on the engine's thread, between two steps."""
@@ -96,26 +94,14 @@ class Shell:
     def prefixes(self) -> pb.PrefixUpdate:
         return self._feed.whole()
 
-    def exposition(self) -> bytes:
-        """The worker's metrics in Prometheus' format, gauges as of now."""
-        if (blocks := self._blocks) is not None:
-            self._metrics.set_blocks(
-                free=blocks.free, cached=blocks.cached, active=blocks.active, held=blocks.held, reserved=blocks.reserved
-            )
-        self._metrics.leases.set(self._arrivals.leases)
-        self._metrics.running_sequences.set(self._load.running_sequences)
-        self._metrics.waiting_sequences.set(self._load.waiting_sequences)
-        self._metrics.ready.set(1 if self.life.admits_work and self._links else 0)
-        return self._metrics.exposition()
-
-    def unready(self) -> list[str]:
-        """Why routers should not send work here; empty when they may."""
-        reasons = [] if self.life.admits_work else [f"worker is {self.life.state.value}"]
-        return reasons if self._links else [*reasons, "no router is connected"]
+    @property
+    def routers(self) -> int:
+        """How many routers are connected."""
+        return len(self._links)
 
     def load(self) -> WorkerLoad:
-        """The latest load, with what the engine cannot know filled in."""
-        return replace(self._load, lifecycle=self.life.state, leases=self._arrivals.leases)
+        """How busy this worker is, and whether it admits work."""
+        return self.standing.load(leases=self._arrivals.leases)
 
     def on_joined(self, link: RouterLink, router: RouterId) -> None:
         self._links[router] = link
@@ -144,10 +130,28 @@ class Shell:
                     self._migrations.begin(sequence, epoch, message.migrate.target)
             case "unfreeze":
                 self._migrations.deny(SequenceId(message.unfreeze.sequence), Epoch(message.unfreeze.epoch))
+            case "drain" if message.drain.resume:
+                self.standing.resume()
+            case "drain":
+                self.standing.drain(deadline_s=message.drain.deadline_s)
+                self.note_empty()
+            case "set_role":
+                self.standing.set_role(Role(message.set_role.role))
             case "grant":
                 self._spawn(self._grant(link, message.grant), name=f"grant {message.grant.sequence}")
             case other:
                 log.warning("router at %s sent an unexpected %s", link.address, other)
+
+    def note_empty(self) -> None:
+        """Call when something has ended: tells the standing once nothing is left here."""
+        is_empty = not (self._live or self._arrivals.leases or self._handoffs.open or self._migrations.open)
+        if is_empty:
+            self.standing.note_empty()
+
+    def _beat(self) -> None:
+        """Tell every router now, not at the next heartbeat."""
+        for link in self._links.values():
+            link.send(pb.WorkerMessage(heartbeat=self.heartbeat()))
 
     # ---------------------------------------------------------------- sequences
 
@@ -174,8 +178,8 @@ class Shell:
         sequence, epoch = SequenceId(start.state.sequence), Epoch(start.state.epoch)
         try:
             state = convert.state_from_wire(start.state)
-            if not self.life.admits_work:
-                raise NoWorkerError(f"worker {self.info.worker} is {self.life.state.value}; place elsewhere")
+            if not self.standing.admits_work:
+                raise NoWorkerError(f"worker {self.info.worker} is {self.standing.lifecycle.value}; place elsewhere")
             if sequence in self._live:
                 raise InvalidRequestError(field="sequence", problem="already runs here", remedy="use a new id")
         except SluiceError as error:
@@ -269,6 +273,11 @@ class Shell:
             self.steps.call(lambda engine: engine.abort(sequence))
 
     @property
+    def info(self) -> WorkerInfo:
+        """What this worker says when it joins."""
+        return self.standing.info
+
+    @property
     def live_sequences(self) -> int:
         return len(self._live)
 
@@ -293,9 +302,9 @@ class Shell:
     def _on_report(
         self, report: StepReport, load: WorkerLoad, blocks: BlockCounts | None, change: PrefixChange
     ) -> None:
-        self._load = load
+        self.standing.note_load(load, blocks)
         if blocks is not None:
-            self._blocks, self._counted_s = blocks, self.now_s()
+            self._counted_s = self.now_s()
         self._send_tokens(report.tokens)
         for sequence in report.held:
             self._handoffs.on_held(sequence)
@@ -309,6 +318,7 @@ class Shell:
         if update is not None:
             for link in self._links.values():
                 link.send(pb.WorkerMessage(prefix=update))
+        self.note_empty()
         if report is IDLE:
             return
         self._metrics.stepped(

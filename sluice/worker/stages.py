@@ -16,6 +16,11 @@ from sluice.wire.gen import sluice_pb2 as pb
 class Handoffs(Protocol):
     """Sequences prefilled here for other workers. Every method returns at once."""
 
+    @property
+    def open(self) -> int:
+        """How many have not ended."""
+        ...
+
     def begin(self, state: SequenceState, target: pb.DecodeTarget, *, parent: str) -> None:
         """A sequence added with `hold` is to decode at `target`; `parent` is the trace context of its prefill."""
         ...
@@ -43,6 +48,11 @@ class Handoffs(Protocol):
 
 class Migrations(Protocol):
     """Running sequences that move to other workers. Every method returns at once."""
+
+    @property
+    def open(self) -> int:
+        """How many have not ended."""
+        ...
 
     def begin(self, sequence: SequenceId, epoch: Epoch, target: pb.DecodeTarget) -> None:
         """Move a sequence that runs here; the router hears how it went."""

@@ -1,0 +1,155 @@
+"""The gRPC front for people and operators: who is there, what runs, drain, flip, migrate.
+
+Thin: asks the dispatcher and tells workers; evacuation and flows do the rest. Next: `evacuation.py`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+import grpc
+
+from sluice.clock import Clock
+from sluice.domain.ids import RequestId, WorkerId
+from sluice.domain.role import Lifecycle, Role
+from sluice.errors import InvalidRequestError, NoWorkerError, SluiceError
+from sluice.router.dispatcher import Dispatcher
+from sluice.router.fleet import Member
+from sluice.wire import convert, status
+from sluice.wire.gen import sluice_pb2 as pb
+from sluice.wire.gen import sluice_pb2_grpc
+
+REQUEST_ROWS_MAX: Final = 1000
+WATCH_EVERY_S: Final = 0.1
+FLIP_S_MAX: Final = 10.0
+
+
+class AdminService(sluice_pb2_grpc.AdminServicer):
+    """The service `sluice get`, `drain`, `flip` and `migrate` call."""
+
+    def __init__(self, dispatcher: Dispatcher, clock: Clock) -> None:
+        self._dispatcher = dispatcher
+        self._clock = clock
+
+    async def GetWorkers(  # noqa: N802 - gRPC's name
+        self, _: pb.GetWorkersRequest, __: grpc.aio.ServicerContext[pb.GetWorkersRequest, pb.GetWorkersReply]
+    ) -> pb.GetWorkersReply:
+        """Every connected worker, with its latest heartbeat."""
+        now_s = self._clock.now_s()
+        rows = [
+            pb.WorkerRow(
+                info=convert.info_to_wire(member.info),
+                load=convert.load_to_wire(member.load),
+                heartbeat_age_s=now_s - member.heard_s,
+            )
+            for member in self._dispatcher.fleet
+        ]
+        return pb.GetWorkersReply(workers=rows)
+
+    async def GetRequests(  # noqa: N802 - gRPC's name
+        self,
+        message: pb.GetRequestsRequest,
+        _: grpc.aio.ServicerContext[pb.GetRequestsRequest, pb.GetRequestsReply],
+    ) -> pb.GetRequestsReply:
+        """The latest sequences, newest first; `limit` 0 means as many as are answered at once."""
+        limit = min(message.limit or REQUEST_ROWS_MAX, REQUEST_ROWS_MAX)
+        wanted = RequestId(message.request_id) if message.request_id else None
+        now_s = self._clock.now_s()
+        records = self._dispatcher.records.latest(request=wanted, limit=limit)
+        return pb.GetRequestsReply(requests=[record.to_wire(now_s=now_s) for record in records])
+
+    async def Drain(  # noqa: N802 - gRPC's name
+        self, message: pb.DrainRequest, context: grpc.aio.ServicerContext[pb.DrainRequest, pb.DrainEvent]
+    ) -> AsyncIterator[pb.DrainEvent]:
+        """Drain a worker and say what becomes of each request, until it is empty or gone."""
+        try:
+            member = self._member(message.worker)
+            drain = pb.Drain(deadline_s=max(0.0, message.deadline_s), resume=message.resume)
+            member.link.send(pb.RouterMessage(drain=drain))
+            if message.resume:
+                yield pb.DrainEvent(lifecycle=Lifecycle.READY.value)
+                return
+            async for event in self._watch(member):
+                yield event
+        except SluiceError as error:
+            await context.abort(status.status_of(error), str(error))
+
+    async def Flip(  # noqa: N802 - gRPC's name
+        self, message: pb.FlipRequest, context: grpc.aio.ServicerContext[pb.FlipRequest, pb.FlipReply]
+    ) -> pb.FlipReply:
+        """Give a worker another role: drained first, weights kept, then ready again."""
+        try:
+            member = self._member(message.worker)
+            role = _role(message.role)
+            if member.info.role is not role:
+                member.link.send(pb.RouterMessage(drain=pb.Drain(deadline_s=max(0.0, message.deadline_s))))
+                async for _ in self._watch(member):
+                    pass
+                member.link.send(pb.RouterMessage(set_role=pb.SetRole(role=role.value)))
+                member.link.send(pb.RouterMessage(drain=pb.Drain(resume=True)))
+                await self._wait_role(member, role)
+            return pb.FlipReply(worker=member.name, role=member.info.role.value)
+        except SluiceError as error:
+            await context.abort(status.status_of(error), str(error))
+
+    async def Migrate(  # noqa: N802 - gRPC's name
+        self, message: pb.MigrateRequest, context: grpc.aio.ServicerContext[pb.MigrateRequest, pb.MigrateReply]
+    ) -> pb.MigrateReply:
+        """Start moving one running sequence; GetRequests tells how it went."""
+        try:
+            return self._migrate(message)
+        except SluiceError as error:
+            await context.abort(status.status_of(error), str(error))
+
+    def _migrate(self, message: pb.MigrateRequest) -> pb.MigrateReply:
+        flow = self._dispatcher.find(RequestId(message.request_id), message.choice)
+        if flow is None:
+            remedy = "see `sluice get requests`"
+            raise InvalidRequestError(field="request_id", problem="names no running request", remedy=remedy)
+        source = flow.owner
+        if source is None or not flow.can_move:
+            remedy = "try again in a moment"
+            raise InvalidRequestError(field="request_id", problem="is waiting or moving already", remedy=remedy)
+        target = self._member(message.to_worker) if message.to_worker else self._dispatcher.targets.elsewhere_for(flow)
+        if target is None or target is source or not target.is_ready:
+            remedy = "name another worker that is ready"
+            raise InvalidRequestError(field="to_worker", problem="cannot take it", remedy=remedy)
+        flow.move(target, why="asked for", now_s=self._clock.now_s())
+        return pb.MigrateReply(from_worker=source.name, to_worker=target.name)
+
+    def _member(self, worker: str) -> Member:
+        member = self._dispatcher.fleet.find(WorkerId(worker))
+        if member is None:
+            known = ", ".join(member.name for member in self._dispatcher.fleet) or "none"
+            raise InvalidRequestError(
+                field="worker", problem=f"'{worker}' is not connected", remedy=f"use one of: {known}"
+            )
+        return member
+
+    async def _watch(self, member: Member) -> AsyncIterator[pb.DrainEvent]:
+        """What changes about a draining worker, until it is drained or gone."""
+        evacuation = self._dispatcher.evacuations.of(member)
+        told = 0
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            is_gone = self._dispatcher.fleet.find(member.info.worker) is not member
+            outcomes, told = evacuation.outcomes[told:], len(evacuation.outcomes)
+            lifecycle = "gone" if is_gone else member.load.lifecycle.value
+            yield pb.DrainEvent(lifecycle=lifecycle, left=len(member.sequences), outcomes=outcomes)
+            if is_gone or member.load.lifecycle is Lifecycle.DRAINED:
+                return
+
+    async def _wait_role(self, member: Member, role: Role) -> None:
+        for _ in range(round(FLIP_S_MAX / WATCH_EVERY_S)):
+            await asyncio.sleep(WATCH_EVERY_S)
+            if member.info.role is role and member.is_ready:
+                return
+        raise NoWorkerError(f"worker {member.name} has not taken the role within {FLIP_S_MAX:.0f} s; see its log")
+
+
+def _role(name: str) -> Role:
+    try:
+        return Role(name)
+    except ValueError as error:
+        remedy = f"use one of: {', '.join(role.value for role in Role)}"
+        raise InvalidRequestError(field="role", problem=f"is '{name}'", remedy=remedy) from error

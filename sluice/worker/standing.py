@@ -1,0 +1,106 @@
+"""What a worker says of itself: lifecycle, role, load, blocks; and how it leaves by draining.
+
+    READY --drain--> DRAINING (admits nothing; routers move its sequences away) --empty--> DRAINED
+
+Lives on the event loop. Decides nothing about sequences. Next: `lifecycle.py` for the table,
+`shell.py`, which feeds this.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from sluice.clock import Clock
+from sluice.domain.load import WorkerInfo, WorkerLoad
+from sluice.domain.role import Lifecycle, Role
+from sluice.engine.contract import BlockCounts
+from sluice.telemetry.metrics import WorkerMetrics
+from sluice.worker.lifecycle import Event, WorkerLife
+
+
+class Standing:
+    """One worker's account of itself. `on_change` hears when routers should know at once."""
+
+    def __init__(
+        self, info: WorkerInfo, metrics: WorkerMetrics, clock: Clock, *, on_change: Callable[[], None]
+    ) -> None:
+        self.info = info
+        self.now_s = clock.now_s
+        self.metrics = metrics
+        self._life = WorkerLife()
+        self._on_change = on_change
+        self._load = WorkerLoad(lifecycle=self._life.state)
+        self._blocks: BlockCounts | None = None
+        self._drain_ends_s: float | None = None
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        """Where the worker is in its life."""
+        return self._life.state
+
+    @property
+    def admits_work(self) -> bool:
+        """Whether new sequences and reservations are accepted."""
+        return self._life.admits_work
+
+    def open(self) -> None:
+        """The model is loaded: admit work."""
+        self._life.on(Event.LOADED)
+
+    def close(self) -> None:
+        """The process ends."""
+        self._life.on(Event.STOP)
+
+    def set_role(self, role: Role) -> None:
+        """Take another role; routers send other work from now on."""
+        self.info = replace(self.info, role=role)
+        self._on_change()
+
+    def drain(self, *, deadline_s: float) -> None:
+        """Admit nothing more. `deadline_s` 0: take as long as it takes. A drained worker stays so."""
+        if self._life.state in {Lifecycle.READY, Lifecycle.DRAINING}:
+            self._drain_ends_s = self.now_s() + deadline_s if deadline_s else None
+            self._life.on(Event.DRAIN)
+            self._on_change()
+
+    def resume(self) -> None:
+        """The drain is off, or over: admit work again."""
+        if self._life.state in {Lifecycle.DRAINING, Lifecycle.DRAINED}:
+            self._life.on(Event.UNDRAIN)
+            self._on_change()
+
+    def note_empty(self) -> None:
+        """Nothing is left here: a draining worker is DRAINED, safe to stop."""
+        if self._life.state is Lifecycle.DRAINING:
+            self._life.on(Event.EMPTY)
+            self._on_change()
+
+    def note_load(self, load: WorkerLoad, blocks: BlockCounts | None) -> None:
+        """What the engine says of itself after a step; blocks are not counted every time."""
+        self._load = load
+        self._blocks = blocks or self._blocks
+
+    def load(self, *, leases: int) -> WorkerLoad:
+        """The latest load, with what the engine cannot know filled in."""
+        left_s = 0.0
+        if self._life.state is Lifecycle.DRAINING and self._drain_ends_s is not None:
+            left_s = max(1e-3, self._drain_ends_s - self.now_s())
+        return replace(self._load, lifecycle=self._life.state, leases=leases, role=self.info.role, drain_left_s=left_s)
+
+    def unready(self, *, routers: int) -> list[str]:
+        """Why routers should not send work here; empty when they may."""
+        reasons = [] if self.admits_work else [f"worker is {self.lifecycle.value}"]
+        return reasons if routers else [*reasons, "no router is connected"]
+
+    def exposition(self, *, leases: int, quarantined_bytes: int, routers: int) -> bytes:
+        """The worker's metrics in Prometheus' format, gauges as of now."""
+        metrics = self.metrics
+        if (blocks := self._blocks) is not None:
+            metrics.set_blocks(
+                free=blocks.free, cached=blocks.cached, active=blocks.active, held=blocks.held, reserved=blocks.reserved
+            )
+        metrics.leases.set(leases)
+        metrics.quarantined_bytes.set(quarantined_bytes)
+        metrics.running_sequences.set(self._load.running_sequences)
+        metrics.waiting_sequences.set(self._load.waiting_sequences)
+        metrics.ready.set(0 if self.unready(routers=routers) else 1)
+        return metrics.exposition()
