@@ -4,6 +4,7 @@ On Linux the kernel is asked to end the child when this process dies, however it
 """
 
 import ctypes
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from sluice.errors import SluiceError
 
 PR_SET_PDEATHSIG: Final = 1
 LAST_WORDS_LINES: Final = 15
+NAMED_FAILURE: Final = re.compile(r"sluice \w+: (.+)")  # what `main` prints of a SluiceError
 
 
 class ChildDiedError(SluiceError):
@@ -59,13 +61,17 @@ class Child:
     def check_alive(self) -> None:
         """Raise ChildDiedError with its last words if it has ended."""
         if not self.is_alive():
-            assert self._process is not None
-            raise ChildDiedError(f"{self.name} ended with status {self._process.returncode}:\n{self.last_words()}")
+            raise ChildDiedError(f"{self.name} {self.last_words()}")
 
     def last_words(self) -> str:
-        """The end of its output."""
+        """How it ended: the named failure it spoke of, or else its status and the end of its output."""
+        assert self._process is not None
         lines = self.log_path.read_text(errors="replace").splitlines()[-LAST_WORDS_LINES:]
-        return "\n".join(f"    {line}" for line in lines) or "    (it said nothing)"
+        if lines and (said := NAMED_FAILURE.fullmatch(lines[-1])):
+            return f"could not run: {said[1]}"
+        status = self._process.returncode
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        return "\n".join([f"{how}; it said last:", *(f"    {line}" for line in lines or ["(nothing)"])])
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM, once it is running."""

@@ -12,14 +12,16 @@ from rich.text import Text
 from sluice.cli.demo_prompts import Question, is_right, questions
 from sluice.cli.demo_report import draw
 from sluice.cli.fleet_options import DEMO_MODEL, add_fleet_arguments, plan_from
-from sluice.cli.get import workers_table
+from sluice.cli.get import worker_columns
 from sluice.cli.local_fleet import LocalFleet
+from sluice.cli.tables import show
 from sluice.cli.up import start_with_progress
 from sluice.wire.gen import sluice_pb2 as pb
 from sluice.wire.gen import sluice_pb2_grpc as rpc
 
 REQUEST_S_MAX: Final = 120.0
 RECORD_S_MAX: Final = 5.0
+WIDTH_MAX: Final = 110
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
             request, answer = _ask(client, fleet, question)
             right = is_right(question, answer)
             wrong += not right
-            console.print(draw(question, answer, _record(fleet, request), is_right=right))
+            panel = draw(question, answer, _record(fleet, request), is_right=right, width=min(console.width, WIDTH_MAX))
+            console.print(panel)
         _show_workers(console, fleet)
     console.print("Every process has been stopped.")
     if wrong and plan.model_path == DEMO_MODEL:
@@ -84,8 +87,14 @@ def _record(fleet: LocalFleet, request: str) -> pb.RequestRow:
 
 
 def _show_workers(console: Console, fleet: LocalFleet) -> None:
+    """What the workers hold now that every answer is out: nothing, once their next heartbeat has come."""
+    deadline_s = time.monotonic() + RECORD_S_MAX
     with grpc.insecure_channel(fleet.grpc_address) as channel:
-        reply = rpc.AdminStub(channel).GetWorkers(pb.GetWorkersRequest(), timeout=RECORD_S_MAX)
+        while True:
+            reply = rpc.AdminStub(channel).GetWorkers(pb.GetWorkersRequest(), timeout=RECORD_S_MAX)
+            if not any(row.load.running_sequences for row in reply.workers) or time.monotonic() > deadline_s:
+                break
+            time.sleep(0.1)
     console.print(Text("\nWorkers at the end:", "bold"))
-    console.print(workers_table(reply))
+    show(worker_columns(reply), console)
     console.print()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from sluice.cli.local_fleet import FleetPlan
+from sluice.cli.model_source import find_model
 from sluice.config.telemetry import TelemetryConfig
 from sluice.config.worker import EngineConfig, TransferConfig
 from sluice.errors import ConfigError
@@ -14,8 +15,8 @@ DEMO_MODEL: Final = Path(__file__).resolve().parent.parent / "demo_model"
 
 def add_fleet_arguments(parser: argparse.ArgumentParser, *, prefill: int, decode: int) -> None:
     """Add the shared options, with these numbers of workers unless told otherwise."""
-    parser.add_argument("--model", default=str(DEMO_MODEL), help="a Hugging Face model directory (default: demo model)")
-    parser.add_argument("--name", default="", help="the model's name for clients (default: the directory's name)")
+    parser.add_argument("--model", default=str(DEMO_MODEL), help="directory or hub id of a model (default: demo model)")
+    parser.add_argument("--name", default="", help="the model's name for clients (default: the directory's)")
     parser.add_argument("--prefill", type=int, default=prefill, metavar="N", help="prefill workers (%(default)s)")
     parser.add_argument("--decode", type=int, default=decode, metavar="N", help="decode workers (%(default)s)")
     parser.add_argument("--mixed", type=int, metavar="N", help="N colocated workers instead")
@@ -33,13 +34,14 @@ def plan_from(arguments: argparse.Namespace, *, http_port: int, grpc_port: int, 
         raise ConfigError(f"--block-tokens: is {block_tokens}; use a multiple of 16")
     if arguments.kv_memory_mib <= 0:
         raise ConfigError(f"--kv-memory-mib: is {arguments.kv_memory_mib}; use a positive number")
-    path = Path(arguments.model).expanduser()
-    if not path.is_dir():
-        raise ConfigError(f"--model: {path} is not a directory; give one with config.json and *.safetensors")
+    for role in ("prefill", "decode", "mixed"):
+        if (getattr(arguments, role) or 0) < 0:
+            raise ConfigError(f"--{role}: is {getattr(arguments, role)}; use 0 or more")
+    path = find_model(arguments.model)
     is_mixed = arguments.mixed is not None
     return FleetPlan(
-        model_path=path.resolve(),
-        model_name=arguments.name or ("sluice-demo" if path.resolve() == DEMO_MODEL else path.resolve().name),
+        model_path=path,
+        model_name=arguments.name or _name_of(arguments.model, path),
         prefill=0 if is_mixed else arguments.prefill,
         decode=0 if is_mixed else arguments.decode,
         mixed=arguments.mixed if is_mixed else 0,
@@ -52,6 +54,13 @@ def plan_from(arguments: argparse.Namespace, *, http_port: int, grpc_port: int, 
         else TransferConfig(transports=(arguments.transport,)),
         telemetry=_telemetry(arguments.traces),
     )
+
+
+def _name_of(model: str, path: Path) -> str:
+    """What clients call it: its directory's name, or its hub id."""
+    if path == DEMO_MODEL:
+        return "sluice-demo"
+    return path.name if Path(model).expanduser().is_dir() else model
 
 
 def _telemetry(traces: str) -> TelemetryConfig:

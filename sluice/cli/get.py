@@ -1,18 +1,15 @@
 """`sluice get workers|requests`: what a running platform is doing, as a table or as JSON."""
 
 import argparse
-from typing import Final
 
 import grpc
 from google.protobuf.json_format import MessageToJson
 from rich.console import Console
-from rich.table import Table
 
+from sluice.cli.tables import Column, show
 from sluice.errors import NoWorkerError
 from sluice.wire.gen import sluice_pb2 as pb
 from sluice.wire.gen import sluice_pb2_grpc as rpc
-
-TABLE_COLUMNS: Final = 190  # a narrower terminal wraps lines; cells are never cut
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,11 +28,11 @@ def run(arguments: argparse.Namespace) -> int:
             admin = rpc.AdminStub(channel)
             if arguments.what == "workers":
                 reply = admin.GetWorkers(pb.GetWorkersRequest(), timeout=5.0)
-                table = workers_table(reply)
+                columns = worker_columns(reply)
             else:
                 request = pb.GetRequestsRequest(request_id=arguments.id, limit=max(0, arguments.limit))
                 reply = admin.GetRequests(request, timeout=5.0)
-                table = requests_table(reply)
+                columns = request_columns(reply)
     except grpc.RpcError as error:
         reason = error.details() if isinstance(error, grpc.Call) else str(error)
         raise NoWorkerError(
@@ -44,52 +41,43 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(MessageToJson(reply, preserving_proto_field_name=True, always_print_fields_with_no_presence=True))
     else:
-        Console(width=TABLE_COLUMNS).print(table)
+        show(columns, Console())
     return 0
 
 
-def workers_table(reply: pb.GetWorkersReply) -> Table:
+def worker_columns(reply: pb.GetWorkersReply) -> list[Column]:
     """One line a worker."""
-    table = Table(box=None, header_style="bold")
-    for name in ("WORKER", "ROLE", "STATE", "RUNNING", "WAITING", "KV FREE", "RESERVED", "STEP", "DEVICE", "SEEN"):
-        table.add_column(name, no_wrap=True)
-    for row in reply.workers:
-        table.add_row(
-            row.info.worker,
-            row.info.role,
-            row.load.lifecycle,
-            str(row.load.running_sequences),
-            str(row.load.waiting_sequences),
-            f"{row.load.free_blocks}/{row.info.blocks}",
-            str(row.load.reserved_blocks),
-            f"{row.load.step_s * 1e3:.1f} ms",
-            row.info.device,
-            f"{row.heartbeat_age_s:.1f} s ago",
-        )
-    return table
+    rows = reply.workers
+    return [
+        Column("WORKER", [row.info.worker for row in rows]),
+        Column("ROLE", [row.info.role for row in rows]),
+        Column("STATE", [row.load.lifecycle for row in rows]),
+        Column("RUNNING", [str(row.load.running_sequences) for row in rows]),
+        Column("WAITING", [str(row.load.waiting_sequences) for row in rows], spare=1),
+        Column("KV FREE", [f"{row.load.free_blocks}/{row.info.blocks}" for row in rows]),
+        Column("RESERVED", [str(row.load.reserved_blocks) for row in rows], spare=3),
+        Column("STEP", [f"{row.load.step_s * 1e3:.1f} ms" for row in rows], spare=4),
+        Column("DEVICE", [row.info.device for row in rows], spare=5),
+        Column("SEEN", [f"{row.heartbeat_age_s:.1f} s ago" for row in rows], spare=2),
+    ]
 
 
-def requests_table(reply: pb.GetRequestsReply) -> Table:
+def request_columns(reply: pb.GetRequestsReply) -> list[Column]:
     """One line a sequence, newest first."""
-    table = Table(box=None, header_style="bold")
-    for name in ("REQUEST", "STATE", "PREFILL", "DECODE", "PROMPT", "CACHED", "OUT", "TTFT", "TPOT", "KV MOVED", "AGE"):
-        table.add_column(name, no_wrap=True)
-    for row in reply.requests:
-        state = f"{row.state} ({row.finish_reason})" if row.finish_reason else row.state
-        table.add_row(
-            row.request_id if row.choice == 0 else f"{row.request_id}#{row.choice}",
-            state,
-            row.prefill_worker,
-            row.decode_worker,
-            str(row.prompt_tokens),
-            str(row.cached_tokens),
-            str(row.output_tokens),
-            f"{row.first_token_s * 1e3:.0f} ms" if row.first_token_s else "-",
-            f"{row.tpot_s * 1e3:.1f} ms" if row.tpot_s else "-",
-            moved(row),
-            f"{row.age_s:.0f} s",
-        )
-    return table
+    rows = reply.requests
+    return [
+        Column("REQUEST", [row.request_id if row.choice == 0 else f"{row.request_id}#{row.choice}" for row in rows]),
+        Column("STATE", [f"{row.state} ({row.finish_reason})" if row.finish_reason else row.state for row in rows]),
+        Column("PREFILL", [row.prefill_worker for row in rows], spare=1),
+        Column("DECODE", [row.decode_worker for row in rows]),
+        Column("PROMPT", [str(row.prompt_tokens) for row in rows], spare=4),
+        Column("CACHED", [str(row.cached_tokens) for row in rows], spare=6),
+        Column("OUT", [str(row.output_tokens) for row in rows], spare=2),
+        Column("TTFT", [f"{row.first_token_s * 1e3:.0f} ms" if row.first_token_s else "-" for row in rows]),
+        Column("TPOT", [f"{row.tpot_s * 1e3:.1f} ms" if row.tpot_s else "-" for row in rows], spare=3),
+        Column("KV MOVED", [moved(row) for row in rows], spare=5),
+        Column("AGE", [f"{row.age_s:.0f} s" for row in rows], spare=7),
+    ]
 
 
 def moved(row: pb.RequestRow) -> str:
@@ -97,4 +85,4 @@ def moved(row: pb.RequestRow) -> str:
     if not row.kv_bytes:
         return "-"
     speed = f", {row.kv_bytes / row.transfer_s / 1e9:.2f} GB/s" if row.transfer_s else ""
-    return f"{row.kv_bytes / 1e6:.2f} MB {row.transport}{speed}"
+    return f"{row.kv_bytes / 1e6:.2f} MB over {row.transport}{speed}"

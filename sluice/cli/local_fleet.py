@@ -23,6 +23,7 @@ from sluice.config.router import RouterConfig
 from sluice.config.telemetry import TelemetryConfig
 from sluice.config.worker import EngineConfig, TransferConfig, WorkerConfig
 from sluice.errors import ConfigError, NoWorkerError
+from sluice.kv_transfer import memory
 from sluice.wire.gen import sluice_pb2 as pb
 from sluice.wire.gen import sluice_pb2_grpc as rpc
 
@@ -30,6 +31,9 @@ Role = Literal["prefill", "decode", "mixed"]
 START_S_MAX: Final = 300.0
 STOP_GRACE_S: Final = 10.0
 WORKERS_MAX: Final = 64
+RESTARTS_MAX: Final = 3  # of one worker; more means that it cannot run here
+ROUTER: Final = "router"
+PORT_MAX: Final = 65_535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +55,6 @@ class FleetPlan:
     def roles(self) -> list[tuple[str, Role]]:
         """Every worker's name and role."""
         counts: list[tuple[Role, int]] = [("prefill", self.prefill), ("decode", self.decode), ("mixed", self.mixed)]
-        if any(count < 0 for _, count in counts):
-            raise ConfigError("the number of workers of a role is negative; use 0 or more")
         workers = [(f"{role}-{i}", role) for role, count in counts for i in range(count)]
         if not 0 < len(workers) <= WORKERS_MAX:
             raise ConfigError(
@@ -67,10 +69,17 @@ class LocalFleet:
     def __init__(self, plan: FleetPlan) -> None:
         self.plan = plan
         self._workers = plan.roles()
-        self.folder = Path()  # made by __enter__
+        self._folder: Path | None = None
+        self._restarts = dict.fromkeys((worker for worker, _ in self._workers), 0)
         self.http_port = plan.http_port or free_port(plan.host)
         self.grpc_port = plan.grpc_port or free_port(plan.host)
         self.children: dict[str, Child] = {}
+
+    @property
+    def folder(self) -> Path:
+        """Settings and logs of the children; there from start to stop."""
+        assert self._folder is not None, "the platform has not been started"
+        return self._folder
 
     @property
     def url(self) -> str:
@@ -85,7 +94,9 @@ class LocalFleet:
     def __enter__(self) -> Self:
         check_port_free(self.plan.host, self.http_port, option="--port")
         check_port_free(self.plan.host, self.grpc_port, option="--grpc-port")
-        self.folder = Path(tempfile.mkdtemp(prefix="sluice-"))
+        if self.http_port == self.grpc_port:
+            raise ConfigError(f"--grpc-port: is {self.grpc_port}, and so is --port; choose two")
+        self._folder = Path(tempfile.mkdtemp(prefix="sluice-"))
         try:
             self._start_router()
             for worker, role in self._workers:
@@ -134,14 +145,31 @@ class LocalFleet:
                 on_progress(joined)
             time.sleep(0.1)
 
+    def restart_lost(self) -> list[str]:
+        """Start workers that have ended once more, under their names; returns those names.
+
+        Raises ChildDiedError when the router has ended, or a worker for the RESTARTS_MAX-th time.
+        """
+        self.children[ROUTER].check_alive()
+        lost = [(worker, role) for worker, role in self._workers if not self.children[worker].is_alive()]
+        for worker, role in lost:
+            self._restarts[worker] += 1
+            if self._restarts[worker] > RESTARTS_MAX:
+                self.children[worker].check_alive()
+            self.children[worker].stop(grace_s=0)
+            self.start_worker(worker, role)
+        return [worker for worker, _ in lost]
+
     def stop(self) -> None:
-        """Stop every child: workers first, so that they can say goodbye; then remove the folder."""
+        """Stop every child, workers first, so that they can say goodbye; then remove what they leave."""
         children = list(reversed(self.children.values()))
         for child in children:
             child.ask_to_stop()
         for child in children:
             child.stop(grace_s=STOP_GRACE_S)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        memory.sweep_stale()  # a killed worker could not remove its own
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start_router(self) -> None:
         config = RouterConfig(
@@ -150,9 +178,9 @@ class LocalFleet:
             host=self.plan.host,
             http_port=self.http_port,
             grpc_port=self.grpc_port,
-            telemetry=self._telemetry("router"),
+            telemetry=self._telemetry(ROUTER),
         )
-        self._start("router", "router", config, {})
+        self._start(ROUTER, "router", config, {})
 
     def _start(self, name: str, command: str, config: RouterConfig | WorkerConfig, environment: dict[str, str]) -> None:
         path = self.folder / f"{name}.yaml"
@@ -195,7 +223,9 @@ def free_port(host: str) -> int:
 
 
 def check_port_free(host: str, port: int, *, option: str) -> None:
-    """Raise ConfigError naming `option` if the port is taken."""
+    """Raise ConfigError naming `option` if the port is taken, or none at all."""
+    if not 0 <= port <= PORT_MAX:
+        raise ConfigError(f"{option}: is {port}; use 1 to {PORT_MAX}, or 0 for any free one")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

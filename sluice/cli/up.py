@@ -2,16 +2,21 @@
 
 import argparse
 import contextlib
+import json
+import shlex
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
+from typing import Final
 
 from rich.console import Console
-from rich.table import Table
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from sluice.cli.fleet_options import add_fleet_arguments, plan_from
 from sluice.cli.local_fleet import FleetPlan, LocalFleet
+
+WATCH_EVERY_S: Final = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,44 +36,51 @@ def run(arguments: argparse.Namespace) -> int:
         with start_with_progress(plan, console) as fleet:
             _say_where(console, fleet)
             while True:
-                time.sleep(0.5)
-                for child in fleet.children.values():
-                    child.check_alive()
+                time.sleep(WATCH_EVERY_S)
+                for worker in fleet.restart_lost():
+                    console.print(f"{worker} has ended; its requests go on elsewhere while it is started again")
     except KeyboardInterrupt:
-        console.print("stopped; no process is left behind")
+        console.print("\nstopped; no process is left behind")
         return 0
 
 
 @contextlib.contextmanager
 def start_with_progress(plan: FleetPlan, console: Console) -> Iterator[LocalFleet]:
     """A running platform, once all of it is ready; shows who has joined meanwhile."""
-    total = len(plan.roles())
     with LocalFleet(plan) as fleet:
-        with console.status(f"loading {plan.model_name} on {total} workers …") as status:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            total = len(plan.roles())
+            task = progress.add_task(f"loading {plan.model_name}: 0 of {total} workers", total=total)
 
             def on_progress(joined: Sequence[str]) -> None:
-                names = ", ".join(joined)
-                status.update(f"loading {plan.model_name}: {len(joined)} of {total} workers ready ({names})")
+                description = f"loading {plan.model_name}: {len(joined)} of {total} workers"
+                progress.update(task, completed=len(joined), description=description)
 
             fleet.wait_ready(on_progress)
         yield fleet
 
 
 def _say_where(console: Console, fleet: LocalFleet) -> None:
-    table = Table(title=f"Sluice serves {fleet.plan.model_name}", title_justify="left", show_header=False, box=None)
-    table.add_row("OpenAI API", fleet.url)
-    table.add_row("gRPC", fleet.grpc_address)
-    table.add_row("workers", ", ".join(name for name, _ in fleet.plan.roles()))
-    table.add_row("logs", str(fleet.folder))
-    console.print(table)
-    console.print("\nTry:", style="bold")
-    address = fleet.grpc_address
-    body = f'{{"model": "{fleet.plan.model_name}", "messages": [{{"role": "user", "content": "37+48=?"}}]}}'
-    console.print(
-        f"  curl {fleet.url}/chat/completions -H 'content-type: application/json' \\\n    -d '{body}'", markup=False
+    """Addresses and commands to paste: never wrapped, so that they paste whole."""
+    body = {"model": fleet.plan.model_name, "messages": [{"role": "user", "content": "37+48=?"}]}
+    workers = ", ".join(name for name, _ in fleet.plan.roles())
+    lines = (
+        f"Sluice serves {fleet.plan.model_name}",
+        f"  OpenAI API  {fleet.url}",
+        f"  gRPC        {fleet.grpc_address}",
+        f"  workers     {workers}",
+        f"  logs        {fleet.folder}",
+        "",
+        "Try:",
+        f"  curl {fleet.url}/chat/completions -H 'content-type: application/json' \\",
+        f"    -d {shlex.quote(json.dumps(body))}",
+        f"  sluice chat --url {fleet.url}",
+        f"  sluice get workers --grpc {fleet.grpc_address}",
+        "",
+        "Ctrl-C stops everything.",
     )
-    console.print(f"  sluice chat --url {fleet.url}\n  sluice get workers --grpc {address}", markup=False)
-    console.print("\nCtrl-C stops everything.", style="dim")
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
