@@ -68,5 +68,11 @@ def test_reference_pages_are_printed_from_the_code(tmp_path: Path) -> None:
         assert stored == page.read_text(encoding="utf-8"), "run: python docs/print_reference.py"
 
 
+def test_every_benchmark_is_explained() -> None:
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")} - {"run_all.py"}
+    assert [name for name in sorted(scripts) if f"benchmarks/{name}`" not in text] == []
+
+
 def test_the_changelog_keeps_a_place_for_the_next_release() -> None:
     assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
