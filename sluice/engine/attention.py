@@ -116,8 +116,12 @@ def _attend(
         folded = queries.reshape(sequences, heads, query_heads // heads, head_dim)
         attended = functional.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scale)
         return attended.reshape(sequences, query_heads, head_dim)
+    if keys.is_cuda and query_heads != heads:
+        # No fused CUDA kernel takes both a mask and grouped heads; copying K and V is cheaper than the unfused one.
+        keys = keys.repeat_interleave(query_heads // heads, dim=1)
+        values = values.repeat_interleave(query_heads // heads, dim=1)
     attended = functional.scaled_dot_product_attention(
-        queries.transpose(1, 2), keys, values, attn_mask=mask, scale=scale, enable_gqa=query_heads != heads
+        queries.transpose(1, 2), keys, values, attn_mask=mask, scale=scale, enable_gqa=query_heads != keys.shape[1]
     )
     return attended.transpose(1, 2).reshape(sequences * length, query_heads, head_dim)
 

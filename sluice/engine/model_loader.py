@@ -66,12 +66,21 @@ def load_model(
     report("loading weights", 0.1)
     module = _read_weights(directory, config, precision, target)
     report("checking", 0.85)
-    fingerprint = fingerprint_of(config.to_dict(), module.named_parameters())
-    shape = probe_model(module, name=str(directory))
-    module.set_attn_implementation(ATTENTION_NAME)
-    pack_linears(module)
-    facts = _facts(path_or_hub_id, module, shape=shape, fingerprint=fingerprint, dtype=precision, device=target)
+    loaded = adopt_module(module, name=_name_of(path_or_hub_id))
     report("ready", 1.0)
+    return loaded
+
+
+def adopt_module(module: PreTrainedModel, *, name: str) -> LoadedModel:
+    """Make a model that is already on its device ready for the paged cache; the caller gives it up.
+
+    Raises ModelLoadError if its attention does not fit one paged pool.
+    """
+    fingerprint = fingerprint_of(module.config.to_dict(), module.named_parameters())
+    shape = probe_model(module, name=name)
+    module.set_attn_implementation(ATTENTION_NAME)
+    facts = _facts(module, name=name, shape=shape, fingerprint=fingerprint)
+    pack_linears(module)
     return LoadedModel(module=module, facts=facts, windows=shape.windows)
 
 
@@ -198,9 +207,13 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _facts(
-    name: str, module: PreTrainedModel, *, shape: KvShape, fingerprint: str, dtype: torch.dtype, device: torch.device
-) -> ModelFacts:
+def _name_of(path_or_hub_id: str) -> str:
+    path = Path(path_or_hub_id).expanduser()
+    return path.resolve().name if path.is_dir() else path_or_hub_id
+
+
+def _facts(module: PreTrainedModel, *, name: str, shape: KvShape, fingerprint: str) -> ModelFacts:
+    device, dtype = module.device, module.dtype
     config = module.config.get_text_config()
     longest = int(getattr(config, "max_position_embeddings", None) or SEQUENCE_TOKENS_DEFAULT)
     notes: tuple[str, ...] = ()
@@ -209,7 +222,7 @@ def _facts(
         longest = int(rope.get("original_max_position_embeddings") or longest)
         notes = (f"sequences end at {longest} tokens, where {rope['rope_type']} would change all of a batch",)
     return ModelFacts(
-        name=Path(name).name if Path(name).expanduser().is_dir() else name,
+        name=name,
         fingerprint=fingerprint,
         vocabulary=_vocabulary(module),
         eos_token_ids=_eos_token_ids(module),
