@@ -185,8 +185,11 @@ class FakeWorker:
                     self.running[message.retarget.sequence] = replace(run, target=None)
             case "cancel":
                 self.cancelled.append((message.cancel.sequence, message.cancel.epoch))
-                self.running.pop(message.cancel.sequence, None)
-                self.held.pop(message.cancel.sequence, None)
+                for table in (self.running, self.held):
+                    run = table.get(message.cancel.sequence)
+                    # A newer owner's handoff may arrive here before the order to drop the older one.
+                    if run is not None and run.state.epoch <= message.cancel.epoch:
+                        del table[message.cancel.sequence]
 
     async def _messages(self) -> AsyncIterator[pb.WorkerMessage]:
         while True:

@@ -65,6 +65,18 @@ async def test_a_split_request_is_started_with_its_target_and_its_tokens_are_ord
     assert record.finish_reason == "length"
 
 
+async def test_a_decode_worker_counts_as_holding_a_prompt_only_after_its_handoff(
+    pair: tuple[Desk, Member, Member],
+) -> None:
+    desk, p, d = pair
+    desk.submit(n=3)
+    starts = [message.start for message in desk.told(p)]
+    assert [start.target.worker for start in starts] == ["d", "d", "d"], "the siblings may not pile their prefill on it"
+    desk.handoff(p, starts[0].state, pb.HANDOFF_COMMITTED)
+    desk.submit()
+    assert not desk.start(d).HasField("target"), "now it has the prompt"
+
+
 async def test_a_lost_decode_worker_is_replaced_from_the_last_token(pair: tuple[Desk, Member, Member]) -> None:
     desk, p, d = pair
     request = desk.submit()
