@@ -25,7 +25,9 @@ from sluice.kv_transfer.inproc_transport import InprocNetwork, InprocTransport
 from sluice.kv_transfer.transport import Transport
 from sluice.router.process import RunningRouter, serve
 from sluice.testing.tiny_tokenizer import make_model_directory
+from sluice.wire import channels
 from sluice.wire.gen import sluice_pb2 as pb
+from sluice.wire.gen import sluice_pb2_grpc as rpc
 
 READY_S_MAX = 30.0
 VOCABULARY = 600
@@ -76,6 +78,22 @@ class Platform:
         async with asyncio.timeout(READY_S_MAX):
             while any(not self.is_quiet(name) for name in self.workers):
                 await asyncio.sleep(0.02)
+
+    def now_s(self) -> float:
+        """The router's clock."""
+        return SystemClock().now_s()
+
+    async def drain(self, worker: str, *, deadline_s: float) -> AsyncIterator[pb.DrainEvent]:
+        """What `sluice drain` sees."""
+        async with channels.connect(f"127.0.0.1:{self.router.grpc_port}") as channel:
+            request = pb.DrainRequest(worker=worker, deadline_s=deadline_s)
+            async for event in rpc.AdminStub(channel).Drain(request):
+                yield event
+
+    async def flip(self, worker: str, role: str) -> pb.FlipReply:
+        """What `sluice flip` does."""
+        async with channels.connect(f"127.0.0.1:{self.router.grpc_port}") as channel:
+            return await rpc.AdminStub(channel).Flip(pb.FlipRequest(worker=worker, role=role, deadline_s=30.0))
 
     def is_quiet(self, name: str) -> bool:
         worker = self.workers[name]

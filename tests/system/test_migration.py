@@ -1,0 +1,104 @@
+"""A running request moves between workers, and nobody could tell from its tokens."""
+
+import asyncio
+import random
+
+import pytest
+from in_process import Platform, StartPlatform, WorkerPlan
+
+OUTPUT_TOKENS = 200
+
+
+async def stream(platform: Platform, prompt: list[int], **settings: object) -> tuple[str, list[str]]:
+    """The whole text, and the text of every event."""
+    values = {"model": "tiny", "max_tokens": OUTPUT_TOKENS, "temperature": 0, "stream": True, **settings}
+    pieces = []
+    async for chunk in await platform.client.completions.create(prompt=prompt, **values):
+        pieces += [choice.text for choice in chunk.choices]
+    return "".join(pieces), pieces
+
+
+async def move_until_done(platform: Platform, rng: random.Random, finished: "asyncio.Task[object]") -> None:
+    """Ask for a move of any running sequence, again and again, at random moments."""
+    while not finished.done():
+        await asyncio.sleep(rng.random() * 0.03)
+        for flow in list(platform.router.dispatcher._flows.values()):
+            target = platform.router.dispatcher.targets.elsewhere_for(flow)
+            if flow.can_move and target is not None:
+                flow.move(target, why="test", now_s=platform.now_s())
+
+
+def prompt_of(length: int, *, start: int = 0) -> list[int]:
+    return [5 + ((start + i) * 7919) % 590 for i in range(length)]
+
+
+@pytest.mark.parametrize("backend", ["inproc", "shm", "tcp", "nixl"])
+async def test_tokens_are_the_same_however_often_a_request_moves(start_platform: StartPlatform, backend: str) -> None:
+    settings = {"temperature": 0.8, "seed": 77, "presence_penalty": 0.3}
+    prompt = prompt_of(150)
+    async with start_platform([WorkerPlan(name="alone")]) as alone:
+        expected, _ = await stream(alone, prompt, **settings)
+    plans = [WorkerPlan(name=f"w{i}", transports=(backend,), block_tokens=16 << (i % 2)) for i in range(3)]
+    async with start_platform(plans) as platform:
+        asked = asyncio.create_task(stream(platform, prompt, **settings))
+        await move_until_done(platform, random.Random(1), asked)
+        text, _ = await asked
+        assert text == expected
+        await platform.wait_quiet()
+        (row,) = platform.records()
+        assert row.migrations >= 2
+        assert {move.how for move in row.moves} == {"migrated"}
+
+
+async def test_many_requests_move_at_once_with_half_their_prompts_computed(start_platform: StartPlatform) -> None:
+    """Prefill in small chunks, so that moves catch sequences waiting, half-prefilled and decoding."""
+    prompts = [prompt_of(40 + 37 * i) for i in range(12)]
+    async with start_platform([WorkerPlan(name="alone")]) as alone:
+        expected = [await stream(alone, prompt, max_tokens=40) for prompt in prompts]
+    plans = [WorkerPlan(name=f"w{i}", transports=("shm",), step_tokens_max=80) for i in range(3)]
+    async with start_platform(plans) as platform:
+        asked = asyncio.gather(*(stream(platform, prompt, max_tokens=40) for prompt in prompts))
+        await move_until_done(platform, random.Random(2), asked)  # type: ignore[arg-type]
+        assert [text for text, _ in await asked] == [text for text, _ in expected]
+        await platform.wait_quiet()
+        for built in platform.built.values():
+            await asyncio.to_thread(built.engine.check_integrity)
+
+
+async def test_drain_moves_every_request_and_says_so(start_platform: StartPlatform) -> None:
+    prompts = [prompt_of(30, start=10 * i) for i in range(16)]
+    async with start_platform([WorkerPlan(name="alone")]) as alone:
+        expected = [await stream(alone, prompt) for prompt in prompts]
+    plans = [WorkerPlan(name=f"w{i}", transports=("shm",)) for i in range(2)]
+    async with start_platform(plans) as platform:
+        asked = [asyncio.create_task(stream(platform, prompt)) for prompt in prompts]
+        while sum(row.output_tokens > 3 for row in platform.records()) < len(prompts):
+            await asyncio.sleep(0.01)
+        events = [event async for event in platform.drain("w0", deadline_s=30.0)]
+        assert events[-1].lifecycle == "drained"
+        outcomes = [outcome for event in events for outcome in event.outcomes]
+        assert {outcome.outcome for outcome in outcomes} <= {"migrated", "finished"}
+        assert any(outcome.outcome == "migrated" for outcome in outcomes)
+        await platform.stop_worker("w0")  # a drained worker can go at once
+        assert [text for text, _ in await asyncio.gather(*asked)] == [text for text, _ in expected]
+        await platform.wait_quiet()
+
+
+async def test_a_role_flips_without_losing_a_request(start_platform: StartPlatform) -> None:
+    plans = [
+        WorkerPlan(name="p", role="prefill", transports=("shm",)),
+        WorkerPlan(name="d0", role="decode", transports=("shm",)),
+        WorkerPlan(name="d1", role="decode", transports=("shm",)),
+    ]
+    prompt = prompt_of(100)
+    async with start_platform(plans) as platform:
+        expected = await platform.complete(prompt, max_tokens=OUTPUT_TOKENS)
+        asked = [asyncio.create_task(platform.complete(prompt, max_tokens=OUTPUT_TOKENS)) for _ in range(6)]
+        while sum(row.output_tokens > 3 for row in platform.records()) < 7:
+            await asyncio.sleep(0.01)
+        reply = await platform.flip("d0", "prefill")
+        assert reply.role == "prefill"
+        assert set(await asyncio.gather(*asked)) == {expected}
+        assert {view.info.role.value for view in platform.router.dispatcher.fleet.views()} == {"prefill", "decode"}
+        assert await platform.complete(prompt, max_tokens=OUTPUT_TOKENS) == expected
+        await platform.wait_quiet()
