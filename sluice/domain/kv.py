@@ -1,6 +1,6 @@
 """Where every KV byte lives: the geometry of one worker's pool, as plain numbers.
 
-The pool is one region, laid out [layer group][block][layer][K/V][head][token][dim] (DESIGN 5):
+The pool is one region, laid out [layer group][block][layer][K/V][head][token][dim] (docs/adr/0002):
 a block of one layer group is contiguous, so a handoff of equal block sizes moves one
 descriptor per block and group, while groups of 4-8 layers still stream as they are computed.
 
