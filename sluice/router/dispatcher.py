@@ -314,7 +314,7 @@ class Dispatcher:
         if step.finish:
             finishes = {finish.row: _FINISH.get(finish.reason, FinishReason.ERROR) for finish in step.finish}
         if step.logprobs:
-            logprobs = {row.row: _logprobs(row.logprobs) for row in step.logprobs}
+            logprobs = {row.row: TokenLogprobs.from_wire(row.logprobs) for row in step.logprobs}
         flows = self._flows
         columns = zip(step.sequence, step.epoch, step.index, step.token, strict=False)
         for row, (sequence, epoch, index, token) in enumerate(columns):
@@ -394,8 +394,3 @@ class Dispatcher:
         for sequence in sorted(request.open_sequences):
             self._flows[sequence].end(reason, now_s=now_s, error=error)
         self._pump(now_s)
-
-
-def _logprobs(message: pb.TokenLogprobs) -> TokenLogprobs:
-    top = tuple(zip(message.top_tokens, message.top_logprobs, strict=False))
-    return TokenLogprobs(message.token, message.logprob, top)

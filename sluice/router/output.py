@@ -8,9 +8,11 @@ piece; one that stops reading is cut off by the flow at a limit. Decides nothing
 import asyncio
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Self
 
 from sluice.domain.role import FinishReason
 from sluice.errors import SluiceError
+from sluice.wire.gen import sluice_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,11 @@ class TokenLogprobs:
     token: int
     logprob: float
     top: tuple[tuple[int, float], ...]
+
+    @classmethod
+    def from_wire(cls, message: pb.TokenLogprobs) -> Self:
+        """As a worker reports them."""
+        return cls(message.token, message.logprob, tuple(zip(message.top_tokens, message.top_logprobs, strict=False)))
 
 
 @dataclass(slots=True)
