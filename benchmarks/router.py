@@ -271,22 +271,17 @@ def compare(port: int, itl_ms: float, rounds: int) -> None:
     """Start everything, alternate rounds, print medians."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         model = make_model_directory(Path(folder) / "model")
-        settings = {
-            "model_path": str(model),
-            "model_name": "fake",
-            "http_port": port,
-            "grpc_port": port + 1,
-            "telemetry": {"log_level": "warning"},
-        }
-        config = Path(folder) / "router.yaml"
-        config.write_text(load.to_yaml(settings))
-        router = stack.enter_context(child("-m", "sluice.router", "--config", str(config)))
-        fake = ("-m", "sluice.testing.fake_worker", "--router", f"127.0.0.1:{port + 1}", "--itl-ms", str(itl_ms))
-        stack.enter_context(child(*fake))
+        router = start_router(stack, Path(folder), model, port, itl_ms=itl_ms, traces="none")
+        traced = start_router(stack, Path(folder), model, port + 3, itl_ms=itl_ms, traces="file")
         bare = stack.enter_context(child(__file__, "--floor", "--port", str(port + 2), "--itl-ms", str(itl_ms)))
         wait_ready(port, "/readyz")
+        wait_ready(port + 3, "/readyz")
         wait_ready(port + 2, "/")
-        servers = {"sluice router": (port, router), "bare aiohttp": (port + 2, bare)}
+        servers = {
+            "sluice router": (port, router),
+            "with traces": (port + 3, traced),
+            "bare aiohttp": (port + 2, bare),
+        }
         results: dict[tuple[str, str], list[dict[str, float]]] = {}
         for kind in ("unary", "stream"):
             for seed in range(rounds + 1):
@@ -295,6 +290,25 @@ def compare(port: int, itl_ms: float, rounds: int) -> None:
                     if seed:  # the first round warms up
                         results.setdefault((kind, name), []).append(result)
         report(results, itl_ms, {name: rss_mib(pid) for name, (_, pid) in servers.items()})
+
+
+def start_router(
+    stack: contextlib.ExitStack, folder: Path, model: Path, port: int, *, itl_ms: float, traces: str
+) -> int:
+    """A router process on `port` and its fake worker; returns the router's process id."""
+    settings = {
+        "model_path": str(model),
+        "model_name": "fake",
+        "http_port": port,
+        "grpc_port": port + 1,
+        "telemetry": {"log_level": "warning", "traces": traces, "traces_to": str(folder / "traces.jsonl")},
+    }
+    config = folder / f"router-{traces}.yaml"
+    config.write_text(load.to_yaml(settings))
+    router = stack.enter_context(child("-m", "sluice.router", "--config", str(config)))
+    fake = ("-m", "sluice.testing.fake_worker", "--router", f"127.0.0.1:{port + 1}", "--itl-ms", str(itl_ms))
+    stack.enter_context(child(*fake))
+    return router
 
 
 def report(results: dict[tuple[str, str], list[dict[str, float]]], itl_ms: float, memory_mib: dict[str, float]) -> None:
