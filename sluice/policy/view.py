@@ -4,7 +4,7 @@ The router keeps one WorkerView per worker and replaces it when something change
 and simulators only read. Next: `placement.py`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sluice.domain.load import WorkerInfo, WorkerLoad
 
@@ -25,19 +25,14 @@ class WorkerView:
     recent_sequences: int = 0
     recent_tokens: int = 0
     recent_blocks: int = 0
+    # Derived once, because every placement reads every view:
+    sequences: int = field(init=False)  # waiting or running there, the best estimate
+    queued_tokens: int = field(init=False)  # prompt tokens to be computed there before a new request's
+    free_blocks: int = field(init=False)  # that a new sequence could get, never negative
 
-    @property
-    def sequences(self) -> int:
-        """Sequences waiting or running there, the best estimate."""
-        reported = self.load.waiting_sequences + self.load.running_sequences + self.recent_sequences
-        return max(reported, self.own_sequences)
-
-    @property
-    def queued_tokens(self) -> int:
-        """Prompt tokens to be computed there before a new request's."""
-        return self.load.waiting_prefill_tokens + self.recent_tokens
-
-    @property
-    def free_blocks(self) -> int:
-        """Blocks a new sequence could get, never negative."""
-        return max(0, self.load.free_blocks - self.recent_blocks)
+    def __post_init__(self) -> None:
+        load = self.load
+        reported = load.waiting_sequences + load.running_sequences + self.recent_sequences
+        object.__setattr__(self, "sequences", max(reported, self.own_sequences))
+        object.__setattr__(self, "queued_tokens", load.waiting_prefill_tokens + self.recent_tokens)
+        object.__setattr__(self, "free_blocks", max(0, load.free_blocks - self.recent_blocks))
