@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ class Span:
 
 
 @pytest.fixture(scope="module")
-def traced(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Span], pb.RequestRow]]:
+def traced(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Span], pb.RequestRow]:
     """The spans of one request, and the router's record of it."""
     folder = tmp_path_factory.mktemp("traces")
     plan = FleetPlan(
@@ -67,17 +66,16 @@ def traced(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         )
         wait_until(lambda: bool(requests_of(fleet)[0].kv_bytes), "the report of the handoff")
         record = requests_of(fleet)[0]
-    yield spans_in(folder), record
+    return spans_in(folder), record
 
 
 def spans_in(folder: Path) -> list[Span]:
-    found = []
-    for path in folder.iterdir():
-        process = path.stem.removeprefix("trace-")
-        for line in path.read_text().splitlines():
-            for span in json.loads(line)["resourceSpans"][0]["scopeSpans"][0]["spans"]:
-                found.append(span_of(process, span))
-    return found
+    batches = [(path.stem.removeprefix("trace-"), line) for path in folder.iterdir() for line in path.open()]
+    return [
+        span_of(process, span)
+        for process, line in batches
+        for span in json.loads(line)["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    ]
 
 
 def span_of(process: str, span: dict[str, Any]) -> Span:
