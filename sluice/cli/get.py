@@ -1,48 +1,61 @@
-"""`sluice get workers|requests`: what a running platform is doing, as a table or as JSON."""
+"""`sluice get workers|requests|fabric`: what a running platform is doing, as a table or as JSON."""
 
 import argparse
+from typing import Final
 
-import grpc
 from google.protobuf.json_format import MessageToJson
 from rich.console import Console
 
+from sluice.cli.admin_call import add_router_argument, admin
 from sluice.cli.tables import Column, show
-from sluice.errors import NoWorkerError
 from sluice.wire.gen import sluice_pb2 as pb
-from sluice.wire.gen import sluice_pb2_grpc as rpc
+
+CALL_S_MAX: Final = 5.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sluice get`."""
-    parser.add_argument("what", choices=["workers", "requests"])
+    parser.add_argument("what", choices=["workers", "requests", "fabric"])
     parser.add_argument("id", nargs="?", default="", help="one request's id")
-    parser.add_argument("--grpc", default="127.0.0.1:8001", metavar="HOST:PORT", help="a router (%(default)s)")
+    add_router_argument(parser)
     parser.add_argument("--limit", type=int, default=20, help="latest requests to show (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask the router and print."""
-    try:
-        with grpc.insecure_channel(arguments.grpc) as channel:
-            admin = rpc.AdminStub(channel)
-            if arguments.what == "workers":
-                reply = admin.GetWorkers(pb.GetWorkersRequest(), timeout=5.0)
-                columns = worker_columns(reply)
-            else:
+    with admin(arguments.grpc) as stub:
+        match arguments.what:
+            case "workers":
+                workers = stub.GetWorkers(pb.GetWorkersRequest(), timeout=CALL_S_MAX)
+                reply, columns = workers, worker_columns(workers)
+            case "fabric":
+                workers = stub.GetWorkers(pb.GetWorkersRequest(), timeout=CALL_S_MAX)
+                reply, columns = workers, fabric_columns(workers)
+            case _:
                 request = pb.GetRequestsRequest(request_id=arguments.id, limit=max(0, arguments.limit))
-                reply = admin.GetRequests(request, timeout=5.0)
-                columns = request_columns(reply)
-    except grpc.RpcError as error:
-        reason = error.details() if isinstance(error, grpc.Call) else str(error)
-        raise NoWorkerError(
-            f"no router answers at {arguments.grpc} ({reason}); give its address with --grpc"
-        ) from error
+                requests = stub.GetRequests(request, timeout=CALL_S_MAX)
+                reply, columns = requests, request_columns(requests)
     if arguments.json:
         print(MessageToJson(reply, preserving_proto_field_name=True, always_print_fields_with_no_presence=True))
     else:
         show(columns, Console())
     return 0
+
+
+def fabric_columns(reply: pb.GetWorkersReply) -> list[Column]:
+    """One line for every pair of workers between which KV can flow."""
+    pairs = [(row.info.worker, link) for row in reply.workers for link in row.load.links]
+    return [
+        Column("FROM", [worker for worker, _ in pairs]),
+        Column("TO", [link.peer for _, link in pairs]),
+        Column("OVER", [link.transport for _, link in pairs]),
+        Column("SPEED", [f"{link.gb_per_s:.2f} GB/s" if link.pushes else "-" for _, link in pairs]),
+        Column("PUSHES", [str(link.pushes) for _, link in pairs]),
+        Column("FAILED", [str(link.failed) for _, link in pairs]),
+        Column("MOVED", [f"{link.bytes / 1e6:.2f} MB" for _, link in pairs]),
+        Column("LAST ERROR", [link.last_error or "-" for _, link in pairs], spare=1),
+    ]
 
 
 def worker_columns(reply: pb.GetWorkersReply) -> list[Column]:

@@ -30,6 +30,7 @@ from sluice.wire.gen import sluice_pb2_grpc as rpc
 Role = Literal["prefill", "decode", "mixed"]
 START_S_MAX: Final = 300.0
 STOP_GRACE_S: Final = 10.0
+WORKER_GRACE_S: Final = 3.0  # nobody is left to move requests to when all stop at once
 WORKERS_MAX: Final = 64
 RESTARTS_MAX: Final = 3  # of one worker; more means that it cannot run here
 ROUTER: Final = "router"
@@ -119,6 +120,7 @@ class LocalFleet:
             model_name=self.plan.model_name,
             routers=(self.grpc_address,),
             host=self.plan.host,
+            stop_grace_s=WORKER_GRACE_S,
             engine=dataclasses.replace(self.plan.engine, threads=threads),
             transfer=self.plan.transfer,
             telemetry=self._telemetry(worker),

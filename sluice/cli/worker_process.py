@@ -24,8 +24,8 @@ from sluice.config.worker import WorkerConfig
 from sluice.decode_worker.arrivals import ArrivalTable
 from sluice.decode_worker.migrations import MigrationTable
 from sluice.domain.ids import BootId, WorkerId
-from sluice.domain.load import WorkerInfo
-from sluice.domain.role import Role
+from sluice.domain.load import LinkLoad, WorkerInfo
+from sluice.domain.role import Lifecycle, Role
 from sluice.engine.contract import EngineLimits, ModelFacts
 from sluice.engine.engine import PagedEngine
 from sluice.engine.model_loader import geometry_for, load_model
@@ -49,6 +49,7 @@ from sluice.worker.shell import Shell
 log = logging.getLogger(__name__)
 
 STOP_ENGINE_S: Final = 5.0
+DRAIN_LOOK_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class WorkerProcess:
         kv_port = listen(self._server, host=config.host, port=config.kv_port)
         info = describe(config, built, boot=boot, kv_address=f"{advertise_host}:{kv_port}")
         metrics = WorkerMetrics()
-        self._shell = Shell(built.engine, info, metrics, SystemClock())
+        self._shell = Shell(built.engine, info, metrics, SystemClock(), self._links)
         identity = own_identity(model_fingerprint=built.facts.fingerprint, geometry=built.engine.geometry)
         own = OwnSide(worker=info.worker, boot=boot, identity=identity)
         self._peers = Peers(own, self._mover)
@@ -168,6 +169,17 @@ class WorkerProcess:
             await observed.close()
             await self._close()
 
+    async def drain(self, *, deadline_s: float) -> None:
+        """Admit nothing more and return when nothing is left here, or at the deadline."""
+        standing = self._shell.standing
+        standing.drain(deadline_s=deadline_s)
+        self._shell.note_empty()
+        for _ in range(round(deadline_s / DRAIN_LOOK_S)):
+            if standing.lifecycle is not Lifecycle.DRAINING:
+                return
+            await asyncio.sleep(DRAIN_LOOK_S)
+        log.warning("drain deadline of %.0f s passed with %d sequences here", deadline_s, self._shell.live_sequences)
+
     async def _renew_leases(self) -> None:
         await renew_forever(
             lambda: self._shell.info.boot,
@@ -190,6 +202,20 @@ class WorkerProcess:
         if self._built.memory is not None:
             self._built.memory.close()
 
+    def _links(self) -> tuple[LinkLoad, ...]:
+        return tuple(
+            LinkLoad(
+                peer=link.worker,
+                transport=link.transport,
+                pushes=link.pushes_done,
+                failed=link.pushes_failed,
+                moved_bytes=link.bytes_done,
+                gb_per_s=link.gigabytes_per_s,
+                last_error=link.last_error,
+            )
+            for link in self._mover.stats.snapshot()
+        )
+
     def _exposition(self) -> bytes:
         return self._shell.standing.exposition(
             leases=self._arrivals.leases,
@@ -203,18 +229,33 @@ class WorkerProcess:
 
 
 async def serve(config: WorkerConfig, built: BuiltEngine) -> None:
-    """Run one worker until SIGTERM, SIGINT or its engine's death."""
-    stop = asyncio.Event()
+    """Run one worker until SIGTERM or SIGINT, then drain it; a second signal, or a dead engine, ends it at once."""
+    signalled, stop = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        (stop if signalled.is_set() else signalled).set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, on_signal)
     boot = BootId(secrets.token_hex(8))
     host = config.advertise_host or config.host
     names = config.transfer.transports or default_names(built.region.device)
     backends = open_backends(names, boot=boot, host=config.host, advertise_host=host)
     for name, reason in backends.unavailable:
         log.warning("transport %s is not available: %s", name, reason)
-    await WorkerProcess(config, built, boot=boot, transports=backends.transports).run(stop)
+    worker = WorkerProcess(config, built, boot=boot, transports=backends.transports)
+    running = asyncio.create_task(worker.run(stop), name="worker")
+    draining = asyncio.create_task(_drain_when(signalled, worker, deadline_s=config.stop_grace_s), name="drain")
+    await asyncio.wait([running, draining], return_when=asyncio.FIRST_COMPLETED)
+    stop.set()
+    draining.cancel()
+    await running
+
+
+async def _drain_when(signalled: asyncio.Event, worker: WorkerProcess, *, deadline_s: float) -> None:
+    await signalled.wait()
+    await worker.drain(deadline_s=deadline_s)
 
 
 def describe(config: WorkerConfig, built: BuiltEngine, *, boot: BootId, kv_address: str) -> WorkerInfo:

@@ -25,6 +25,19 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LinkLoad:
+    """What one worker's link to one peer has carried so far."""
+
+    peer: WorkerId
+    transport: str
+    pushes: int = 0
+    failed: int = 0
+    moved_bytes: int = 0
+    gb_per_s: float = 0.0  # 10^9 bytes per second of recent pushes, smoothed
+    last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLoad:
     """How busy a worker is now."""
 
@@ -41,3 +54,4 @@ class WorkerLoad:
     tokens_total: int = 0
     role: Role | None = None  # None: as it said when it joined
     drain_left_s: float = 0.0  # while draining, until its deadline; 0: it has none
+    links: tuple[LinkLoad, ...] = ()  # to peers it has pushed KV to

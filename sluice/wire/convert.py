@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from sluice.domain.block_hash import HASH_BYTES
 from sluice.domain.ids import BlockHash, BootId, Epoch, RequestId, RouterId, SequenceId, WorkerId
 from sluice.domain.kv import KvGeometry
-from sluice.domain.load import WorkerInfo, WorkerLoad
+from sluice.domain.load import LinkLoad, WorkerInfo, WorkerLoad
 from sluice.domain.role import Lifecycle, Role
 from sluice.domain.sampling import SamplingParams
 from sluice.domain.sequence import SequenceState
@@ -162,6 +162,18 @@ def load_to_wire(load: WorkerLoad) -> pb.Heartbeat:
         tokens_total=load.tokens_total,
         role="" if load.role is None else load.role.value,
         drain_left_s=load.drain_left_s,
+        links=[
+            pb.Link(
+                peer=link.peer,
+                transport=link.transport,
+                pushes=link.pushes,
+                failed=link.failed,
+                bytes=link.moved_bytes,
+                gb_per_s=link.gb_per_s,
+                last_error=link.last_error,
+            )
+            for link in load.links
+        ],
     )
 
 
@@ -181,6 +193,18 @@ def load_from_wire(message: pb.Heartbeat) -> WorkerLoad:
         tokens_total=message.tokens_total,
         role=Role(message.role) if message.role else None,
         drain_left_s=message.drain_left_s,
+        links=tuple(
+            LinkLoad(
+                peer=WorkerId(link.peer),
+                transport=link.transport,
+                pushes=link.pushes,
+                failed=link.failed,
+                moved_bytes=link.bytes,
+                gb_per_s=link.gb_per_s,
+                last_error=link.last_error,
+            )
+            for link in message.links
+        ),
     )
 
 

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from sluice.clock import Clock
 from sluice.domain.ids import Epoch, RouterId, SequenceId
-from sluice.domain.load import WorkerInfo, WorkerLoad
+from sluice.domain.load import LinkLoad, WorkerInfo, WorkerLoad
 from sluice.domain.role import Role
 from sluice.domain.sequence import SequenceState
 from sluice.engine.contract import BlockCounts, Engine, PrefixChange, StepReport, TokenOut
@@ -33,6 +33,7 @@ from sluice.worker.step_loop import IDLE, StepLoop
 COUNT_BLOCKS_EVERY_S: Final = 0.5  # counting looks at every block table, so not after every step
 
 T = TypeVar("T")
+Links = Callable[[], tuple[LinkLoad, ...]]
 log = logging.getLogger(__name__)
 
 
@@ -49,8 +50,16 @@ class Live:
 class Shell:
     """One worker, without its stages' protocols. `attach_stages` completes it."""
 
-    def __init__(self, engine: Engine, info: WorkerInfo, metrics: WorkerMetrics, clock: Clock) -> None:
-        self.standing = Standing(info, metrics, clock, on_change=self._beat)
+    def __init__(
+        self,
+        engine: Engine,
+        info: WorkerInfo,
+        metrics: WorkerMetrics,
+        clock: Clock,
+        links: Callable[[], tuple[LinkLoad, ...]] = tuple,
+    ) -> None:
+        """`links` tells what the links to other workers have carried."""
+        self.standing = Standing(info, metrics, clock, links=links, on_change=self._beat)
         self.geometry = engine.geometry
         self.now_s = clock.now_s
         self._loop = asyncio.get_running_loop()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sluice.clock import Clock
-from sluice.domain.load import WorkerInfo, WorkerLoad
+from sluice.domain.load import LinkLoad, WorkerInfo, WorkerLoad
 from sluice.domain.role import Lifecycle, Role
 from sluice.engine.contract import BlockCounts
 from sluice.telemetry.metrics import WorkerMetrics
@@ -21,12 +21,19 @@ class Standing:
     """One worker's account of itself. `on_change` hears when routers should know at once."""
 
     def __init__(
-        self, info: WorkerInfo, metrics: WorkerMetrics, clock: Clock, *, on_change: Callable[[], None]
+        self,
+        info: WorkerInfo,
+        metrics: WorkerMetrics,
+        clock: Clock,
+        *,
+        links: Callable[[], tuple[LinkLoad, ...]],
+        on_change: Callable[[], None],
     ) -> None:
         self.info = info
         self.now_s = clock.now_s
         self.metrics = metrics
         self._life = WorkerLife()
+        self._links = links
         self._on_change = on_change
         self._load = WorkerLoad(lifecycle=self._life.state)
         self._blocks: BlockCounts | None = None
@@ -84,7 +91,14 @@ class Standing:
         left_s = 0.0
         if self._life.state is Lifecycle.DRAINING and self._drain_ends_s is not None:
             left_s = max(1e-3, self._drain_ends_s - self.now_s())
-        return replace(self._load, lifecycle=self._life.state, leases=leases, role=self.info.role, drain_left_s=left_s)
+        return replace(
+            self._load,
+            lifecycle=self._life.state,
+            leases=leases,
+            role=self.info.role,
+            drain_left_s=left_s,
+            links=self._links(),
+        )
 
     def unready(self, *, routers: int) -> list[str]:
         """Why routers should not send work here; empty when they may."""

@@ -239,7 +239,7 @@ class Register(_message.Message):
     def __init__(self, worker: _Optional[str] = ..., boot: _Optional[str] = ..., role: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., kv_address: _Optional[str] = ..., block_tokens: _Optional[int] = ..., blocks: _Optional[int] = ..., sequence_tokens_max: _Optional[int] = ..., batch_sequences_max: _Optional[int] = ..., device: _Optional[str] = ..., metrics_address: _Optional[str] = ..., wire_version: _Optional[int] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("lifecycle", "waiting_sequences", "running_sequences", "waiting_prefill_tokens", "context_tokens", "free_blocks", "cached_blocks", "reserved_blocks", "leases", "step_s", "tokens_total", "role", "drain_left_s")
+    __slots__ = ("lifecycle", "waiting_sequences", "running_sequences", "waiting_prefill_tokens", "context_tokens", "free_blocks", "cached_blocks", "reserved_blocks", "leases", "step_s", "tokens_total", "role", "drain_left_s", "links")
     LIFECYCLE_FIELD_NUMBER: _ClassVar[int]
     WAITING_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     RUNNING_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
@@ -253,6 +253,7 @@ class Heartbeat(_message.Message):
     TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     DRAIN_LEFT_S_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
     lifecycle: str
     waiting_sequences: int
     running_sequences: int
@@ -266,7 +267,26 @@ class Heartbeat(_message.Message):
     tokens_total: int
     role: str
     drain_left_s: float
-    def __init__(self, lifecycle: _Optional[str] = ..., waiting_sequences: _Optional[int] = ..., running_sequences: _Optional[int] = ..., waiting_prefill_tokens: _Optional[int] = ..., context_tokens: _Optional[int] = ..., free_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., reserved_blocks: _Optional[int] = ..., leases: _Optional[int] = ..., step_s: _Optional[float] = ..., tokens_total: _Optional[int] = ..., role: _Optional[str] = ..., drain_left_s: _Optional[float] = ...) -> None: ...
+    links: _containers.RepeatedCompositeFieldContainer[Link]
+    def __init__(self, lifecycle: _Optional[str] = ..., waiting_sequences: _Optional[int] = ..., running_sequences: _Optional[int] = ..., waiting_prefill_tokens: _Optional[int] = ..., context_tokens: _Optional[int] = ..., free_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., reserved_blocks: _Optional[int] = ..., leases: _Optional[int] = ..., step_s: _Optional[float] = ..., tokens_total: _Optional[int] = ..., role: _Optional[str] = ..., drain_left_s: _Optional[float] = ..., links: _Optional[_Iterable[_Union[Link, _Mapping]]] = ...) -> None: ...
+
+class Link(_message.Message):
+    __slots__ = ("peer", "transport", "pushes", "failed", "bytes", "gb_per_s", "last_error")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    PUSHES_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    GB_PER_S_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    peer: str
+    transport: str
+    pushes: int
+    failed: int
+    bytes: int
+    gb_per_s: float
+    last_error: str
+    def __init__(self, peer: _Optional[str] = ..., transport: _Optional[str] = ..., pushes: _Optional[int] = ..., failed: _Optional[int] = ..., bytes: _Optional[int] = ..., gb_per_s: _Optional[float] = ..., last_error: _Optional[str] = ...) -> None: ...
 
 class StepTokens(_message.Message):
     __slots__ = ("sequence", "epoch", "index", "token", "finish", "logprobs")
