@@ -27,7 +27,7 @@ def paged_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    _mask: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,  # noqa: ARG001  # transformers passes it by either way; see model_probe.py
     *,
     step: StepContext,
     scaling: float | None = None,

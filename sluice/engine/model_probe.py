@@ -28,6 +28,7 @@ class LayerCall:
     value_dim: int
     window: int | None
     is_causal: bool
+    has_mask: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,9 @@ def probe_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    _mask: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
     *,
-    calls: list[LayerCall],
+    calls: list[LayerCall] | None = None,
     sliding_window: int | None = None,
     **_other: object,
 ) -> tuple[torch.Tensor, None]:
@@ -59,8 +60,10 @@ def probe_attention(
         value_dim=value.shape[3],
         window=sliding_window,
         is_causal=bool(getattr(module, "is_causal", True)),
+        has_mask=attention_mask is not None,
     )
-    calls.append(call)
+    if calls is not None:  # else the model drops extra arguments, and the missing calls say so
+        calls.append(call)
     return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3]), None
 
 
@@ -78,14 +81,16 @@ def probe_model(model: PreTrainedModel, *, name: str) -> KvShape:
         raise ModelLoadError(f"{name}: its code cannot run on a paged KV cache ({error}); {_REMEDY}") from error
     layers = int(model.config.get_text_config().num_hidden_layers)
     if [call.layer for call in calls] != list(range(layers)):
-        problem = f"{len(calls)} attention calls in {layers} layers"
-        raise ModelLoadError(f"{name}: some layers keep no ordinary KV cache ({problem}); {_REMEDY}")
+        problem = f"{len(calls)} calls in {layers} layers"
+        raise ModelLoadError(f"{name}: not every layer calls attention once, by the interface ({problem}); {_REMEDY}")
     shapes = {(call.heads, call.head_dim, call.value_dim) for call in calls}
     heads, head_dim, value_dim = min(shapes)
     if len(shapes) > 1 or head_dim != value_dim:
         raise ModelLoadError(f"{name}: its layers differ in the shape of K and V ({sorted(shapes)}); {_REMEDY}")
     if not all(call.is_causal for call in calls):
         raise ModelLoadError(f"{name}: its attention is not causal; {_REMEDY}")
+    if any(call.has_mask for call in calls):
+        raise ModelLoadError(f"{name}: its code makes attention masks of its own; {_REMEDY}")
     windows = tuple(call.window for call in calls)
     _check_windows(model.config.get_text_config(), windows, name)
     return KvShape(layers=layers, heads=heads, head_dim=head_dim, windows=windows)

@@ -180,8 +180,20 @@ def test_a_file_is_not_a_model(saved: Path) -> None:
         load_model(str(saved / "config.json"))
 
 
-def test_a_model_with_state_that_is_no_kv_cache_is_refused(tmp_path: Path) -> None:
-    config = AutoConfig.for_model("mamba", vocab_size=50, hidden_size=16, num_hidden_layers=2, state_size=4)
+UNSERVABLE: dict[str, dict[str, Any]] = {
+    "mamba": {"state_size": 4},  # no keys and values at all
+    "bloom": {"n_head": 2, "n_layer": 2},  # attention of its own
+    "stablelm": {"intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 2},  # drops arguments
+    "doge": {"intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 2},  # masks of its own
+    "diffllama": {"intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 2},  # two calls a layer
+    "bert": {"intermediate_size": 24, "num_attention_heads": 2},  # sees the future
+}
+
+
+@pytest.mark.parametrize("model_type", UNSERVABLE)
+def test_a_model_whose_attention_the_pool_cannot_serve_is_refused(model_type: str, tmp_path: Path) -> None:
+    settings = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, **UNSERVABLE[model_type]}
+    config = AutoConfig.for_model(model_type, **settings)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(ModelLoadError, match="serve a decoder-only model"):
         load_model(str(tmp_path), device="cpu")
