@@ -59,6 +59,9 @@ class FleetService(sluice_pb2_grpc.FleetServicer):
             if isinstance(outcome, SluiceError):
                 _log.warning("worker %s disconnected: %s", member.name, outcome)
                 await context.abort(status.status_of(outcome), str(outcome))
+            elif isinstance(outcome, Exception):
+                _log.error("the stream of worker %s failed", member.name, exc_info=outcome)
+                await context.abort(grpc.StatusCode.INTERNAL, "an internal error; see the router's log")
         if link.closed_because:
             await context.abort(grpc.StatusCode.UNAVAILABLE, link.closed_because)
 
