@@ -6,6 +6,7 @@ built only for requests that are traced. Names: `telemetry/metric_table.py`,
 """
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +22,8 @@ from sluice.telemetry.metric_table import HandoffResult, MigrationResult, Object
 from sluice.telemetry.metrics import RouterMetrics
 from sluice.telemetry.span import INERT, Span
 from sluice.wire.gen import sluice_pb2 as pb
+
+_log = logging.getLogger(__name__)
 
 _NS: Final = 1_000_000_000
 _HANDOFFS: Final = {
@@ -107,6 +110,8 @@ class Observer:
             outcome = Outcome.COMPLETED if is_complete else Outcome.CANCELLED
         request_s = now_s - records[0].accepted_s
         self.metrics.ended(outcome, request_s=request_s, tpot_s=tpot_s, missed=self._missed(outcome, ttft_s, tpot_s))
+        if outcome in {Outcome.FAILED, Outcome.REFUSED}:
+            _log.warning("request failed: %s", error, extra={"fields": {"request": records[0].request}})
         if span.is_recording:
             facts: dict[str, AttributeValue] = {
                 attributes.OUTPUT_TOKENS: sum(record.output_tokens for record in records),
