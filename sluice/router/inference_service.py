@@ -4,9 +4,10 @@ The call's deadline becomes the request's; a cancelled call releases the request
 Next: `intake.py`, `dispatcher.py`.
 """
 
+import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
 import grpc
@@ -37,8 +38,10 @@ class InferenceService(sluice_pb2_grpc.InferenceServicer):
     ) -> AsyncIterator[pb.GenerateEvent]:
         """Stream a request's output: one event per choice and wake-up, the last one with usage."""
         try:
-            async for event in self._events(message, timeout_s=context.time_remaining()):
-                yield event
+            # Closed at once when the call ends, not when the garbage collector comes by.
+            async with contextlib.aclosing(self._events(message, timeout_s=context.time_remaining())) as events:
+                async for event in events:
+                    yield event
         except SluiceError as error:
             await context.abort(status.status_of(error), str(error))
         except Exception:  # noqa: BLE001 - the gRPC edge answers whatever happens
@@ -51,7 +54,9 @@ class InferenceService(sluice_pb2_grpc.InferenceServicer):
         """The models served here."""
         return pb.ListModelsReply(models=[self._intake.model])
 
-    async def _events(self, message: pb.GenerateRequest, *, timeout_s: float | None) -> AsyncIterator[pb.GenerateEvent]:
+    async def _events(
+        self, message: pb.GenerateRequest, *, timeout_s: float | None
+    ) -> AsyncGenerator[pb.GenerateEvent, None]:
         with self._dispatcher.observer.refusals():
             job = await self._intake.job(_wishes(message, timeout_s=timeout_s))
             request = self._dispatcher.submit(job, Delivery.EACH_STEP)
