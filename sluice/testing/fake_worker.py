@@ -13,9 +13,9 @@ import asyncio
 import contextlib
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 import grpc
 import uvloop
@@ -30,6 +30,8 @@ from sluice.wire.gen import sluice_pb2_grpc
 
 BLOCKS: Final = 100_000
 REDIAL_S: Final = 0.2
+
+Stream: TypeAlias = grpc.aio.StreamStreamCall[pb.WorkerMessage, pb.RouterMessage]
 
 
 @dataclass(slots=True)
@@ -110,13 +112,17 @@ class FakeWorker:
         self.say(pb.WorkerMessage(register=convert.info_to_wire(self.info())))
         self.beat()
         stepper = asyncio.create_task(self._step_forever(), name="fake steps")
+        writer: asyncio.Task[None] | None = None
         try:
             async with channels.connect(router) as channel:
-                call = sluice_pb2_grpc.FleetStub(channel).Join(self._messages())
+                call = sluice_pb2_grpc.FleetStub(channel).Join()
+                writer = asyncio.create_task(self._write_all(call), name="fake writes")
                 while isinstance(message := await call.read(), pb.RouterMessage):
                     self._on_message(message)
         finally:
             stepper.cancel()
+            if writer is not None:
+                writer.cancel()
             self.peers.pop(self.boot, None)
 
     def step(self) -> None:
@@ -191,9 +197,11 @@ class FakeWorker:
                     if run is not None and run.state.epoch <= message.cancel.epoch:
                         del table[message.cancel.sequence]
 
-    async def _messages(self) -> AsyncIterator[pb.WorkerMessage]:
-        while True:
-            yield await self._outgoing.get()
+    async def _write_all(self, call: Stream) -> None:
+        # The reader reports how the stream ended; here it is only over.
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while True:
+                await call.write(await self._outgoing.get())
 
     async def _step_forever(self) -> None:
         """Steps keep their pace: a late one does not delay those after it."""
