@@ -79,6 +79,11 @@ class Child:
             assert self._process is not None
             self._process.send_signal(signal.SIGTERM)
 
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        assert self._process is not None
+        self._process.kill()
+
     def stop(self, *, grace_s: float) -> None:
         """Wait for it to end after `ask_to_stop`; kill it when the grace is over."""
         if self._process is not None:

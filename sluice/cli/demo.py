@@ -9,6 +9,7 @@ import openai
 from rich.console import Console
 from rich.text import Text
 
+from sluice.cli import demo_migrate
 from sluice.cli.demo_prompts import Question, is_right, questions
 from sluice.cli.demo_report import draw
 from sluice.cli.fleet_options import DEMO_MODEL, add_fleet_arguments, plan_from
@@ -27,6 +28,7 @@ WIDTH_MAX: Final = 110
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sluice demo`."""
     add_fleet_arguments(parser, prefill=1, decode=2)
+    parser.add_argument("--migrate", action="store_true", help="move a running request about and kill its worker")
     parser.add_argument("--seed", type=int, default=7, help="draws the questions (%(default)s)")
 
 
@@ -38,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(f"Starting a router and {len(plan.roles())} workers, each a process of its own …")
     with start_with_progress(plan, console) as fleet:
         console.print(f"Ready after {time.monotonic() - started_s:.1f} s at {fleet.url}\n")
+        if arguments.migrate:
+            return 0 if demo_migrate.run(console, fleet) else 1
         client = openai.OpenAI(base_url=fleet.url, api_key="none", max_retries=0, timeout=REQUEST_S_MAX)
         wrong = 0
         for question in questions(arguments.seed):
