@@ -28,6 +28,7 @@ class SequenceState:
     root: BlockHash
     sampling: SamplingParams
     traceparent: str = ""  # W3C trace context; empty when the request is not traced
+    choice: int = 0  # which output of its request this is
 
     def __post_init__(self) -> None:
         assert 0 < self.prompt_tokens <= len(self.tokens), "a sequence has a prompt, and outputs follow it"

@@ -85,6 +85,7 @@ def state_to_wire(state: SequenceState) -> pb.SequenceState:
         root=state.root,
         sampling=sampling_to_wire(state.sampling),
         traceparent=state.traceparent,
+        choice=state.choice,
     )
 
 
@@ -106,6 +107,7 @@ def state_from_wire(message: pb.SequenceState) -> SequenceState:
         root=BlockHash(message.root),
         sampling=sampling_from_wire(message.sampling),
         traceparent=message.traceparent,
+        choice=message.choice,
     )
 
 

@@ -32,7 +32,7 @@ MIGRATION_FAILED: MigrationOutcome
 MIGRATION_UNSTARTED: MigrationOutcome
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "model", "prompt", "prompt_tokens", "chat", "sampling", "stop", "n", "tenant")
+    __slots__ = ("request_id", "model", "prompt", "prompt_tokens", "chat", "sampling", "stop", "n", "tenant", "resume")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +42,7 @@ class GenerateRequest(_message.Message):
     STOP_FIELD_NUMBER: _ClassVar[int]
     N_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     prompt: str
@@ -51,7 +52,23 @@ class GenerateRequest(_message.Message):
     stop: _containers.RepeatedScalarFieldContainer[str]
     n: int
     tenant: str
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., prompt: _Optional[str] = ..., prompt_tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., stop: _Optional[_Iterable[str]] = ..., n: _Optional[int] = ..., tenant: _Optional[str] = ...) -> None: ...
+    resume: Resume
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., prompt: _Optional[str] = ..., prompt_tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., stop: _Optional[_Iterable[str]] = ..., n: _Optional[int] = ..., tenant: _Optional[str] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ...) -> None: ...
+
+class Resume(_message.Message):
+    __slots__ = ("request_id", "next_index")
+    class NextIndexEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: int
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[int] = ...) -> None: ...
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    NEXT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    next_index: _containers.ScalarMap[int, int]
+    def __init__(self, request_id: _Optional[str] = ..., next_index: _Optional[_Mapping[int, int]] = ...) -> None: ...
 
 class TokenIds(_message.Message):
     __slots__ = ("ids",)
@@ -165,7 +182,7 @@ class TokenLogprobs(_message.Message):
     def __init__(self, token: _Optional[int] = ..., logprob: _Optional[float] = ..., top_tokens: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class SequenceState(_message.Message):
-    __slots__ = ("sequence", "request", "router", "epoch", "tokens", "prompt_tokens", "unit_hashes", "root", "sampling", "traceparent")
+    __slots__ = ("sequence", "request", "router", "epoch", "tokens", "prompt_tokens", "unit_hashes", "root", "sampling", "traceparent", "choice")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     ROUTER_FIELD_NUMBER: _ClassVar[int]
@@ -176,6 +193,7 @@ class SequenceState(_message.Message):
     ROOT_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     request: str
     router: str
@@ -186,10 +204,11 @@ class SequenceState(_message.Message):
     root: bytes
     sampling: SamplingParams
     traceparent: str
-    def __init__(self, sequence: _Optional[int] = ..., request: _Optional[str] = ..., router: _Optional[str] = ..., epoch: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., unit_hashes: _Optional[bytes] = ..., root: _Optional[bytes] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    choice: int
+    def __init__(self, sequence: _Optional[int] = ..., request: _Optional[str] = ..., router: _Optional[str] = ..., epoch: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., unit_hashes: _Optional[bytes] = ..., root: _Optional[bytes] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., traceparent: _Optional[str] = ..., choice: _Optional[int] = ...) -> None: ...
 
 class WorkerMessage(_message.Message):
-    __slots__ = ("register", "heartbeat", "tokens", "handoff", "failed", "prefix", "goodbye", "migration")
+    __slots__ = ("register", "heartbeat", "tokens", "handoff", "failed", "prefix", "goodbye", "migration", "copies")
     REGISTER_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -198,6 +217,7 @@ class WorkerMessage(_message.Message):
     PREFIX_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
     MIGRATION_FIELD_NUMBER: _ClassVar[int]
+    COPIES_FIELD_NUMBER: _ClassVar[int]
     register: Register
     heartbeat: Heartbeat
     tokens: StepTokens
@@ -206,7 +226,8 @@ class WorkerMessage(_message.Message):
     prefix: PrefixUpdate
     goodbye: Goodbye
     migration: MigrationReport
-    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., tokens: _Optional[_Union[StepTokens, _Mapping]] = ..., handoff: _Optional[_Union[HandoffReport, _Mapping]] = ..., failed: _Optional[_Union[SequenceFailed, _Mapping]] = ..., prefix: _Optional[_Union[PrefixUpdate, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., migration: _Optional[_Union[MigrationReport, _Mapping]] = ...) -> None: ...
+    copies: Copies
+    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., tokens: _Optional[_Union[StepTokens, _Mapping]] = ..., handoff: _Optional[_Union[HandoffReport, _Mapping]] = ..., failed: _Optional[_Union[SequenceFailed, _Mapping]] = ..., prefix: _Optional[_Union[PrefixUpdate, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., migration: _Optional[_Union[MigrationReport, _Mapping]] = ..., copies: _Optional[_Union[Copies, _Mapping]] = ...) -> None: ...
 
 class Register(_message.Message):
     __slots__ = ("worker", "boot", "role", "model", "model_fingerprint", "kv_address", "block_tokens", "blocks", "sequence_tokens_max", "batch_sequences_max", "device", "metrics_address", "wire_version")
@@ -384,6 +405,22 @@ class SequenceFailed(_message.Message):
     field: str
     def __init__(self, sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., field: _Optional[str] = ...) -> None: ...
 
+class Copies(_message.Message):
+    __slots__ = ("request", "copies")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    COPIES_FIELD_NUMBER: _ClassVar[int]
+    request: str
+    copies: _containers.RepeatedCompositeFieldContainer[Copy]
+    def __init__(self, request: _Optional[str] = ..., copies: _Optional[_Iterable[_Union[Copy, _Mapping]]] = ...) -> None: ...
+
+class Copy(_message.Message):
+    __slots__ = ("state", "finish")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    FINISH_FIELD_NUMBER: _ClassVar[int]
+    state: SequenceState
+    finish: str
+    def __init__(self, state: _Optional[_Union[SequenceState, _Mapping]] = ..., finish: _Optional[str] = ...) -> None: ...
+
 class PrefixUpdate(_message.Message):
     __slots__ = ("stored", "removed", "reset")
     STORED_FIELD_NUMBER: _ClassVar[int]
@@ -401,7 +438,7 @@ class Goodbye(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class RouterMessage(_message.Message):
-    __slots__ = ("welcome", "start", "retarget", "cancel", "migrate", "grant", "unfreeze", "drain", "set_role")
+    __slots__ = ("welcome", "start", "retarget", "cancel", "migrate", "grant", "unfreeze", "drain", "set_role", "claim", "adopt")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     RETARGET_FIELD_NUMBER: _ClassVar[int]
@@ -411,6 +448,8 @@ class RouterMessage(_message.Message):
     UNFREEZE_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     SET_ROLE_FIELD_NUMBER: _ClassVar[int]
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
+    ADOPT_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     start: Start
     retarget: Retarget
@@ -420,7 +459,9 @@ class RouterMessage(_message.Message):
     unfreeze: Unfreeze
     drain: Drain
     set_role: SetRole
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., retarget: _Optional[_Union[Retarget, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., migrate: _Optional[_Union[Migrate, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., unfreeze: _Optional[_Union[Unfreeze, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., set_role: _Optional[_Union[SetRole, _Mapping]] = ...) -> None: ...
+    claim: Claim
+    adopt: Adopt
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., retarget: _Optional[_Union[Retarget, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., migrate: _Optional[_Union[Migrate, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., unfreeze: _Optional[_Union[Unfreeze, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., set_role: _Optional[_Union[SetRole, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("router", "heartbeat_s", "wire_version")
@@ -509,6 +550,26 @@ class SetRole(_message.Message):
     ROLE_FIELD_NUMBER: _ClassVar[int]
     role: str
     def __init__(self, role: _Optional[str] = ...) -> None: ...
+
+class Claim(_message.Message):
+    __slots__ = ("request",)
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    request: str
+    def __init__(self, request: _Optional[str] = ...) -> None: ...
+
+class Adopt(_message.Message):
+    __slots__ = ("sequence", "epoch", "new_epoch", "router", "next_index")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    NEW_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    ROUTER_FIELD_NUMBER: _ClassVar[int]
+    NEXT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    epoch: int
+    new_epoch: int
+    router: str
+    next_index: int
+    def __init__(self, sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., new_epoch: _Optional[int] = ..., router: _Optional[str] = ..., next_index: _Optional[int] = ...) -> None: ...
 
 class PeerHello(_message.Message):
     __slots__ = ("worker", "boot", "wire_version", "model_fingerprint", "geometry", "region_bytes", "transports")
