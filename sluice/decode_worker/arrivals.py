@@ -24,7 +24,7 @@ from sluice.errors import ReservationRefusedError, SluiceError, TransferError
 from sluice.kv_transfer.fingerprint import Incompatible, KvIdentity, compare
 from sluice.kv_transfer.handoff import Receiver, ReceiverEffect, ReceiverEvent, ReceiverState
 from sluice.kv_transfer.lease import LeaseTable
-from sluice.kv_transfer.mover import Mover
+from sluice.kv_transfer.mover_contract import KvMover
 from sluice.kv_transfer.plan import block_ranges
 from sluice.telemetry import attributes, tracing
 from sluice.telemetry.metric_table import Direction
@@ -68,7 +68,7 @@ class ArrivalTable:
         self,
         *,
         shell: Shell,
-        mover: Mover,
+        mover: KvMover,
         identity: KvIdentity,
         settings: TransferConfig,
         metrics: WorkerMetrics,

@@ -6,8 +6,8 @@ Next: `flow.py` for one sequence, `policy/placement.py` for the choice of worker
 """
 
 import asyncio
+import hashlib
 import logging
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -81,8 +81,8 @@ class Dispatcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self._queue: AdmissionQueue[Flow] = AdmissionQueue(limits.admission)
-        # 32 random bits of this incarnation, then a counter: unique among routers and restarts.
-        self._next_sequence = secrets.randbits(32) << 32
+        # 32 bits of this incarnation's name, then a counter: unique among routers and restarts.
+        self._next_sequence = int.from_bytes(hashlib.blake2b(router.encode(), digest_size=4).digest()) << 32
 
     @property
     def sequences(self) -> int:

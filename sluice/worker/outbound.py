@@ -20,7 +20,7 @@ from sluice.domain.sequence import SequenceState
 from sluice.engine.contract import Fence
 from sluice.errors import ReservationRefusedError
 from sluice.kv_transfer.checksum import crc32_of_source
-from sluice.kv_transfer.mover import Mover
+from sluice.kv_transfer.mover_contract import KvMover
 from sluice.kv_transfer.plan import Span, compile_plan
 from sluice.telemetry.metric_table import Direction
 from sluice.telemetry.metrics import WorkerMetrics
@@ -44,7 +44,7 @@ class Surroundings:
 
     shell: Shell
     peers: Peers
-    mover: Mover
+    mover: KvMover
     view: memoryview | None  # this worker's KV region, for checksums; None when it is on a device
     settings: TransferConfig
     metrics: WorkerMetrics

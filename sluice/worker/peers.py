@@ -7,6 +7,7 @@ and concurrent callers share it. Next: `prefill_worker/handoffs.py`.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +17,7 @@ from sluice.domain.ids import BootId, WorkerId
 from sluice.domain.kv import KvGeometry
 from sluice.errors import TransferError
 from sluice.kv_transfer.fingerprint import KvIdentity, require_compatible
-from sluice.kv_transfer.mover import Mover
+from sluice.kv_transfer.mover_contract import KvMover
 from sluice.kv_transfer.transport import PeerInfo
 from sluice.wire import channels, convert
 from sluice.wire.gen import sluice_pb2 as pb
@@ -50,7 +51,7 @@ class OwnSide:
     boot: BootId
     identity: KvIdentity
 
-    def hello(self, mover: Mover) -> pb.PeerHello:
+    def hello(self, mover: KvMover) -> pb.PeerHello:
         """The message peers need before they can push here."""
         return convert.hello_to_wire(
             worker=self.worker,
@@ -65,8 +66,12 @@ class OwnSide:
 class Peers:
     """Every peer met so far."""
 
-    def __init__(self, own: OwnSide, mover: Mover) -> None:
+    def __init__(
+        self, own: OwnSide, mover: KvMover, *, connect: Callable[[str], grpc.aio.Channel] = channels.connect
+    ) -> None:
+        """`connect` makes a channel to host:port."""
         self._own = own
+        self._connect = connect
         self._mover = mover
         self._met: dict[BootId, asyncio.Task[Peer]] = {}
 
@@ -98,7 +103,7 @@ class Peers:
             await self.forget(boot)
 
     async def _meet(self, target: pb.DecodeTarget) -> Peer:
-        channel = channels.connect(target.kv_address)
+        channel = self._connect(target.kv_address)
         try:
             stub = rpc.KvPeerStub(channel)
             hello = await stub.Handshake(self._own.hello(self._mover), timeout=HANDSHAKE_S_MAX)

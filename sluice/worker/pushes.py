@@ -11,7 +11,7 @@ from sluice import clock
 from sluice.domain.ids import BlockId, WorkerId
 from sluice.domain.kv import KvGeometry
 from sluice.engine.contract import Fence
-from sluice.kv_transfer.mover import Mover
+from sluice.kv_transfer.mover_contract import KvMover
 from sluice.kv_transfer.plan import Span, compile_plan
 from sluice.kv_transfer.transport import Push, PushResult, PushState
 from sluice.telemetry import attributes, tracing
@@ -37,7 +37,7 @@ class Source:
 
     worker: WorkerId
     geometry: KvGeometry
-    mover: Mover
+    mover: KvMover
     metrics: WorkerMetrics
     numbers: Iterator[int]
 

@@ -7,6 +7,7 @@ Decides nothing about requests: `shell.py` does. Next: `shell.py`.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import grpc
@@ -46,8 +47,16 @@ class LinkOwner(Protocol):
 class RouterLink:
     """The stream to the router at one address, kept up for as long as `run` runs."""
 
-    def __init__(self, address: str, owner: LinkOwner) -> None:
+    def __init__(
+        self,
+        address: str,
+        owner: LinkOwner,
+        *,
+        connect: Callable[[str], grpc.aio.Channel] = channels.connect,
+    ) -> None:
+        """`connect` makes a channel to host:port."""
         self.address = address
+        self._connect = connect
         self._owner = owner
         self._outbox: asyncio.Queue[pb.WorkerMessage] = asyncio.Queue(OUTBOX_MESSAGES_MAX)
         self._call: JoinCall | None = None
@@ -76,7 +85,7 @@ class RouterLink:
     async def _serve_once(self) -> bool:
         """One connection, from dial to loss; whether it was ever established."""
         self._outbox = asyncio.Queue(OUTBOX_MESSAGES_MAX)
-        async with channels.connect(self.address) as channel:
+        async with self._connect(self.address) as channel:
             call: JoinCall = rpc.FleetStub(channel).Join()
             self._call = call
             try:

@@ -2,7 +2,7 @@
 
 Lives on the event loop. Commands from routers become calls on the engine's thread; step reports
 come back as one StepTokens message per router. A sequence is forgotten when it finishes, fails,
-is cancelled, is handed off, or loses its router. Next: `prefill_worker/handoffs.py` and
+is cancelled, is handed off, or has lost its router for too long. Next: `prefill_worker/handoffs.py` and
 `decode_worker/arrivals.py`, the stages; `step_loop.py`, the engine's thread.
 """
 
@@ -10,41 +10,33 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from sluice.clock import Clock
-from sluice.domain.ids import Epoch, RouterId, SequenceId
+from sluice.domain.ids import Epoch, RequestId, RouterId, SequenceId
 from sluice.domain.load import LinkLoad, WorkerInfo, WorkerLoad
 from sluice.domain.role import Role
 from sluice.domain.sequence import SequenceState
 from sluice.engine.contract import BlockCounts, Engine, PrefixChange, StepReport, TokenOut
-from sluice.errors import InvalidRequestError, NoWorkerError, SluiceError, TransferError
+from sluice.errors import CancelledError, NoWorkerError, SluiceError, StaleEpochError, TransferError
 from sluice.telemetry.metrics import WorkerMetrics
 from sluice.wire import convert
 from sluice.wire.gen import sluice_pb2 as pb
+from sluice.worker.live import Hearer, Live
+from sluice.worker.orphans import Loss, Orphans
 from sluice.worker.prefill_spans import PrefillSpans
 from sluice.worker.prefix_feed import PrefixFeed
 from sluice.worker.router_link import RouterLink
 from sluice.worker.stages import Arrivals, Handoffs, Migrations
 from sluice.worker.standing import Standing
-from sluice.worker.step_loop import IDLE, StepLoop
+from sluice.worker.step_loop import IDLE, MakeSteps, StepLoop
+from sluice.worker.step_rows import add_row, failure, rows_from
 
 COUNT_BLOCKS_EVERY_S: Final = 0.5  # counting looks at every block table, so not after every step
 
 T = TypeVar("T")
 Links = Callable[[], tuple[LinkLoad, ...]]
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Live:
-    """A sequence whose tokens this worker may emit."""
-
-    link: RouterLink
-    router: RouterId
-    epoch: Epoch
-    is_handoff: bool
 
 
 class Shell:
@@ -56,17 +48,22 @@ class Shell:
         info: WorkerInfo,
         metrics: WorkerMetrics,
         clock: Clock,
+        *,
         links: Callable[[], tuple[LinkLoad, ...]] = tuple,
+        make_steps: MakeSteps = StepLoop,
+        router_grace_s: float = 30.0,
     ) -> None:
-        """`links` tells what the links to other workers have carried."""
+        """`links` tells what the links to other workers have carried; `router_grace_s` is how long orphans live."""
         self.standing = Standing(info, metrics, clock, links=links, on_change=self._beat)
         self.geometry = engine.geometry
         self.now_s = clock.now_s
         self._loop = asyncio.get_running_loop()
         self.died: asyncio.Future[None] = self._loop.create_future()
-        self.steps = StepLoop(engine, on_change=self._from_engine_thread, on_death=self._from_dying_thread)
+        self.steps = make_steps(engine, on_change=self._from_engine_thread, on_death=self._from_dying_thread)
         self._metrics = metrics
         self._live: dict[SequenceId, Live] = {}
+        self._orphans = Orphans()
+        self._router_grace_s = router_grace_s
         self._links: dict[RouterId, RouterLink] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting: set[asyncio.Task[None]] = set()
@@ -113,14 +110,33 @@ class Shell:
         return self.standing.load(leases=self._arrivals.leases)
 
     def on_joined(self, link: RouterLink, router: RouterId) -> None:
+        """If this process was here before, it has placed anew what it lost with its stream."""
         self._links[router] = link
+        self._orphans.forget_ended_of(router)
+        for sequence in [s for s, live in self._live.items() if live.link is self._orphans and live.router == router]:
+            self._drop(sequence)
 
     def on_lost(self, link: RouterLink, router: RouterId) -> None:
-        """Its sequences have nobody to answer to; the router places them anew."""
+        """Its sequences go on for a while: their clients may come back to another router.
+
+        Not those that are being handed off: what is computed of them stays cached here.
+        """
         if self._links.get(router) is link:
             del self._links[router]
-        for sequence in [s for s, live in self._live.items() if live.link is link]:
+        lost = {sequence: live for sequence, live in self._live.items() if live.link is link}
+        kept = {s: live for s, live in lost.items() if not live.is_handoff and router not in self._links}
+        for sequence in lost.keys() - kept.keys():
             self._drop(sequence)
+        for sequence, live in kept.items():
+            self._migrations.deny(sequence, live.epoch)
+        if kept:
+            log.info("router %s is lost; %d sequences go on for %g s", router, len(kept), self._router_grace_s)
+            self._loop.call_later(self._router_grace_s, self._end_grace, self._orphans.take_in(kept.values()))
+
+    def _end_grace(self, loss: Loss) -> None:
+        for sequence in self._orphans.expire(loss):
+            self._drop(sequence)
+        self.note_empty()
 
     def on_message(self, link: RouterLink, message: pb.RouterMessage) -> None:
         match message.WhichOneof("body"):
@@ -131,6 +147,10 @@ class Shell:
                 sequence = SequenceId(message.retarget.sequence)
                 if self._is_current(sequence, Epoch(message.retarget.epoch)):
                     self._handoffs.retarget(sequence, Epoch(message.retarget.epoch), target)
+            case "claim":
+                link.send(self._copies_of(RequestId(message.claim.request)))
+            case "adopt":
+                self._adopt(link, message.adopt)
             case "cancel":
                 self._cancel(SequenceId(message.cancel.sequence), Epoch(message.cancel.epoch))
             case "migrate":
@@ -189,18 +209,50 @@ class Shell:
             state = convert.state_from_wire(start.state)
             if not self.standing.admits_work:
                 raise NoWorkerError(f"worker {self.info.worker} is {self.standing.lifecycle.value}; place elsewhere")
-            if sequence in self._live:
-                raise InvalidRequestError(field="sequence", problem="already runs here", remedy="use a new id")
+            self._make_way(sequence, epoch)
         except SluiceError as error:
             link.send(failure(sequence, epoch, error))
             return
         hold = start.HasField("target")
-        self._live[sequence] = Live(link, state.router, state.epoch, is_handoff=hold)
+        self._live[sequence] = Live(state, link, state.router, state.epoch, is_handoff=hold)
         parent = self._spans.begin(state)
         added = self.steps.call(lambda engine: engine.add(state, hold=hold))
         added.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._on_added, sequence, epoch, done))
         if hold:
             self._handoffs.begin(state, start.target, parent=parent)
+
+    def _make_way(self, sequence: SequenceId, epoch: Epoch) -> None:
+        """A newer owner's copy replaces an older one. Raises SluiceError if it may not, or not yet."""
+        live = self._live.get(sequence)
+        if live is None:
+            self._orphans.leave(sequence)
+        elif live.epoch >= epoch:
+            raise StaleEpochError(f"the sequence lives here under epoch {live.epoch}")
+        elif live.is_handoff:
+            raise NoWorkerError("an earlier copy of the sequence has not left yet; place elsewhere")
+        else:
+            self._drop(sequence)
+
+    def _copies_of(self, request: RequestId) -> pb.WorkerMessage:
+        """What another router could adopt of a request: not what is being handed off, that has hardly begun."""
+        here = [live for live in self._live.values() if live.state.request == request and not live.is_handoff]
+        lives = [*here, *self._orphans.ended_of(request)]
+        copies = [pb.Copy(state=convert.state_to_wire(live.now()), finish=_reason(live)) for live in lives]
+        return pb.WorkerMessage(copies=pb.Copies(request=request, copies=copies))
+
+    def _adopt(self, link: RouterLink, adopt: pb.Adopt) -> None:
+        """Another router owns it from here on; the former one, if it lives, is told and heard no more."""
+        sequence, epoch, new_epoch = SequenceId(adopt.sequence), Epoch(adopt.epoch), Epoch(adopt.new_epoch)
+        live = self._live.get(sequence) or self._orphans.ended(sequence)
+        if live is None or live.is_handoff or live.epoch != epoch or new_epoch <= epoch:
+            link.send(failure(sequence, new_epoch, NoWorkerError("the sequence is not here any more")))
+            return
+        if live.finish is None:
+            self._migrations.deny(sequence, epoch)
+        live.link.send(failure(sequence, epoch, CancelledError("another router has taken the request over")))
+        self._orphans.leave(sequence)
+        live.link, live.router, live.epoch = link, RouterId(adopt.router), new_epoch
+        link.send(rows_from(live, next_index=adopt.next_index))
 
     def _on_added(self, sequence: SequenceId, epoch: Epoch, added: "Future[None]") -> None:
         error = added.exception()
@@ -219,12 +271,18 @@ class Shell:
         link = self._links.get(state.router)
         if link is None:
             return False
-        self._live[state.sequence] = Live(link, state.router, state.epoch, is_handoff=False)
+        self._live[state.sequence] = Live(state, link, state.router, state.epoch, is_handoff=False)
         return True
 
     def disown(self, sequence: SequenceId) -> None:
         """It lives elsewhere now, or never came to be; say nothing more of it."""
         self._live.pop(sequence, None)
+
+    async def state_of(self, sequence: SequenceId) -> SequenceState:
+        """A sequence as the engine has it, under its present owner. Raises IllegalTransitionError."""
+        state = await self.ask(lambda engine: engine.state_of(sequence))
+        live = self._live.get(sequence)
+        return state if live is None else live.owned(state)
 
     def decode_here(self, sequence: SequenceId) -> None:
         """A held sequence's handoff is off: it goes on on this worker."""
@@ -258,6 +316,7 @@ class Shell:
         live = self._live.get(sequence)
         if live is not None and live.epoch <= epoch:
             self._drop(sequence)
+            self.note_empty()
         elif self._arrivals.leases:
             self._spawn(self._arrivals.cancel(sequence, epoch), name=f"cancel {sequence}")
 
@@ -276,6 +335,7 @@ class Shell:
 
     def _drop(self, sequence: SequenceId) -> None:
         live = self._live.pop(sequence)
+        self._orphans.leave(sequence)
         self._migrations.on_ended(sequence)
         self._spans.end(sequence, error="cancelled")
         if not (live.is_handoff and self._handoffs.cancel(sequence)):
@@ -339,16 +399,17 @@ class Shell:
         )
 
     def _send_tokens(self, tokens: Sequence[TokenOut]) -> None:
-        messages: dict[RouterLink, pb.StepTokens] = {}
+        messages: dict[Hearer, pb.StepTokens] = {}
         for out in tokens:
             live = self._live.get(out.sequence)
-            if live is None or live.epoch != out.epoch:
+            if live is None or live.state.epoch != out.epoch:
                 continue
-            message = messages.setdefault(live.link, pb.StepTokens())
-            add_row(message, out)
+            live.output.append(out.token)
+            add_row(messages.setdefault(live.link, pb.StepTokens()), out, epoch=live.epoch)
             self._spans.end(out.sequence)
             if out.finish is not None:
                 del self._live[out.sequence]
+                self._orphans.end(live, out.finish)
                 self._migrations.on_ended(out.sequence)
                 if live.is_handoff:
                     self._handoffs.on_ended(out.sequence)
@@ -356,28 +417,5 @@ class Shell:
             link.send(pb.WorkerMessage(tokens=message))
 
 
-def add_row(message: pb.StepTokens, out: TokenOut) -> None:
-    """Append one token to the columns of a step."""
-    row = len(message.token)
-    message.sequence.append(out.sequence)
-    message.epoch.append(out.epoch)
-    message.index.append(out.index)
-    message.token.append(out.token)
-    if out.finish is not None:
-        message.finish.add(row=row, reason=out.finish.value)
-    if out.logprobs is not None:
-        tops = out.logprobs.top
-        values = pb.TokenLogprobs(
-            token=out.token,
-            logprob=out.logprobs.chosen,
-            top_tokens=[token for token, _ in tops],
-            top_logprobs=[value for _, value in tops],
-        )
-        message.logprobs.add(row=row, logprobs=values)
-
-
-def failure(sequence: SequenceId, epoch: Epoch, error: SluiceError) -> pb.WorkerMessage:
-    """The message that says a sequence cannot go on here, and whose fault it is."""
-    field = error.field if isinstance(error, InvalidRequestError) else ""
-    failed = pb.SequenceFailed(sequence=sequence, epoch=epoch, code=error.code.value, message=str(error), field=field)
-    return pb.WorkerMessage(failed=failed)
+def _reason(live: Live) -> str:
+    return "" if live.finish is None else live.finish.value

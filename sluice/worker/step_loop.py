@@ -13,7 +13,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from sluice.engine.contract import Engine, StepReport
 from sluice.errors import OverloadedError, WorkerLostError
@@ -25,8 +25,36 @@ QUESTIONS_MAX: Final = 8192
 IDLE: Final = StepReport()
 
 
+class Steps(Protocol):
+    """Whoever runs the engine's steps: a thread in production, virtual time in simulation."""
+
+    def start(self) -> None:
+        """Begin to run steps whenever there is work."""
+        ...
+
+    def stop(self, *, timeout_s: float) -> None:
+        """End after the current step. What has not been answered by then fails."""
+        ...
+
+    def call(self, ask: Callable[[Engine], T]) -> "Future[T]":
+        """Run `ask` between two steps; the future carries its result or its exception."""
+        ...
+
+
+class MakeSteps(Protocol):
+    """Puts an engine under somebody who runs it; see `StepLoop` for who hears what."""
+
+    def __call__(
+        self,
+        engine: Engine,
+        *,
+        on_change: Callable[[Engine, StepReport], None],
+        on_death: Callable[[BaseException], None],
+    ) -> Steps: ...
+
+
 class StepLoop:
-    """Runs one engine on a thread of its own."""
+    """Runs one engine on a thread of its own. The Steps of production."""
 
     def __init__(
         self,
