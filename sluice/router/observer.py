@@ -20,7 +20,7 @@ from sluice.telemetry import attributes, tracing
 from sluice.telemetry.attributes import AttributeValue, SpanName
 from sluice.telemetry.metric_table import HandoffResult, MigrationResult, Objective, Outcome, PlacementKind
 from sluice.telemetry.metrics import RouterMetrics
-from sluice.telemetry.span import INERT, Span
+from sluice.telemetry.span import Span
 from sluice.wire.gen import sluice_pb2 as pb
 
 _log = logging.getLogger(__name__)
@@ -78,8 +78,9 @@ class Observer:
 
     def open_span(self, job: Job) -> Span:
         """The span of an accepted request; inert when it is not traced."""
-        if not tracing.is_on():
-            return INERT
+        span = tracing.start_trace(SpanName.REQUEST, parent=job.traceparent)
+        if not span.is_recording:
+            return span
         sampling = job.sampling
         facts: dict[str, AttributeValue] = {
             attributes.OPERATION_NAME: job.operation,
@@ -95,7 +96,8 @@ class Observer:
             attributes.REQUEST_ID: job.request,
             attributes.INPUT_TOKENS: job.prompt_tokens,
         }
-        return tracing.start_trace(SpanName.REQUEST, parent=job.traceparent, attributes=facts)
+        span.describe(facts)
+        return span
 
     def request_ended(
         self, span: Span, records: list[Record], *, error: SluiceError | None, is_complete: bool, now_s: float

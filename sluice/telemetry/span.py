@@ -84,6 +84,9 @@ class RecordingSpan:
     def is_recording(self) -> bool:
         return self._collector is not None
 
+    def describe(self, attributes: Attributes) -> None:
+        self.attributes.update(attributes)
+
     def end(self, attributes: Attributes | None = None, *, error: str | None = None, end_ns: int | None = None) -> None:
         if self._collector is None:
             return
@@ -108,6 +111,9 @@ class InertSpan:
     @property
     def is_recording(self) -> bool:
         return False
+
+    def describe(self, attributes: Attributes) -> None:
+        del attributes
 
     def end(self, attributes: Attributes | None = None, *, error: str | None = None, end_ns: int | None = None) -> None:
         del attributes, error, end_ns
