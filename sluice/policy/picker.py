@@ -13,7 +13,11 @@ _MASK: Final = 2**64 - 1
 
 
 class Candidate(NamedTuple):
-    """A worker that passed the filters, and what it scored. `score` is `prefix` plus `load`."""
+    """A worker that passed the filters, and what it scored.
+
+    `prefix` is the share of the prompt it holds, `load` what `score` would be without the
+    preference for that prefix, where there is one.
+    """
 
     view: WorkerView
     cached_tokens: int

@@ -14,7 +14,7 @@ from sluice.domain.ids import WorkerId
 from sluice.domain.role import Role
 from sluice.policy.filters import RequestFacts, why_not
 from sluice.policy.picker import Candidate, pick
-from sluice.policy.scorers import decode_load_score, prefill_load_score, prefix_score
+from sluice.policy.scorers import DECODE_PREFIX_WEIGHT, decode_score, prefill_score, prefix_score, whole_score
 from sluice.policy.view import WorkerView
 
 
@@ -109,23 +109,37 @@ class _Scored:
     seed: int
 
     def prefillers(self, views: Sequence[WorkerView]) -> list[Candidate]:
+        """For the prompt alone."""
+        facts, cached_tokens = self.facts, self.cached_tokens
         candidates = []
         for view in views:
-            cached = self.cached_tokens.get(view.slot, 0)
-            prefix, load = prefix_score(self.facts, cached), prefill_load_score(view)
-            candidates.append(Candidate(view, cached, prefix, load, prefix + load))
+            cached = cached_tokens.get(view.slot, 0)
+            load = prefill_score(view, facts, cached)
+            candidates.append(Candidate(view, cached, prefix_score(facts, cached), load, load))
         return candidates
 
     def decoders(self, views: Sequence[WorkerView]) -> list[Candidate]:
+        """For the output alone: the prompt's KV comes from elsewhere, less of it if some is cached."""
+        facts, cached_tokens = self.facts, self.cached_tokens
         candidates = []
         for view in views:
-            cached = self.cached_tokens.get(view.slot, 0)
-            prefix, load = prefix_score(self.facts, cached), decode_load_score(view)
-            candidates.append(Candidate(view, cached, prefix, load, prefix + load))
+            cached = cached_tokens.get(view.slot, 0)
+            prefix, load = prefix_score(facts, cached), decode_score(view)
+            candidates.append(Candidate(view, cached, prefix, load, load + DECODE_PREFIX_WEIGHT * prefix))
+        return candidates
+
+    def wholes(self, views: Sequence[WorkerView]) -> list[Candidate]:
+        """For prompt and output."""
+        facts, cached_tokens = self.facts, self.cached_tokens
+        candidates = []
+        for view in views:
+            cached = cached_tokens.get(view.slot, 0)
+            load = whole_score(view, facts, cached)
+            candidates.append(Candidate(view, cached, prefix_score(facts, cached), load, load))
         return candidates
 
     def one(self, views: Sequence[WorkerView], why: str) -> Decision:
-        candidates = self.decoders(views)
+        candidates = self.wholes(views)
         best = pick(candidates, seed=self.seed)
         reason = f"one worker: {why}; {_terms(best)} of {len(candidates)}"
         return Decision(
@@ -177,4 +191,4 @@ def _weakest(decision: Decision) -> float:
 
 
 def _terms(candidate: Candidate) -> str:
-    return f"{candidate.view.info.worker} (prefix {candidate.prefix:.2f} + load {candidate.load:.2f})"
+    return f"{candidate.view.info.worker} (prefix {candidate.prefix:.2f}, score {candidate.score:.2f})"

@@ -139,7 +139,25 @@ def test_every_decision_names_all_candidates_and_its_terms() -> None:
     decision = decide([worker(0, P), worker(1, P), worker(2, D)], cached={1: 128})
     assert [candidate.view.slot for candidate in decision.candidates] == [0, 1, 2]
     assert decision.cached_tokens == 128
-    assert "prefill-1 (prefix 0.25 + load 1.00) of 2" in decision.reason
+    assert "prefill-1 (prefix 0.25, score 0.84) of 2" in decision.reason
+
+
+def test_a_popular_prefix_does_not_pile_everyone_on_its_holder() -> None:
+    """Found by thought, not by accident: with a fixed bonus for prefixes others would idle."""
+    for roles_here in ((M,) * 4, (P, P, D, D)):
+        views = [worker(slot, role) for slot, role in enumerate(roles_here)]
+        holders = {0: 448, 2: 448}
+        for _ in range(20):
+            decision = decide(views, cached=holders)
+            for slot in {decision.prefill.slot, decision.decode.slot}:
+                view = views[slot]
+                tokens = 512 - holders.get(slot, 0) if slot == decision.prefill.slot else 0
+                views[slot] = replace(
+                    view, own_sequences=view.own_sequences + 1, recent_tokens=view.recent_tokens + tokens
+                )
+        spread = [view.own_sequences for view in views]
+        assert max(spread[:2]) - min(spread[:2]) <= 8, spread
+        assert max(spread[2:]) - min(spread[2:]) <= 8, spread
 
 
 def test_scores_stay_between_zero_and_one() -> None:
