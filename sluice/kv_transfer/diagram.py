@@ -1,4 +1,4 @@
-"""Draws docs/handoff.md from the tables in `handoff.py`, so that the two cannot disagree.
+"""Draws docs/handoff.md and docs/migration-states.md from the tables, so that they cannot disagree.
 
 Run `python -m sluice.kv_transfer.diagram` at the repository root after changing a table; a test
 fails while the page is old. Never part of a running worker.
@@ -9,9 +9,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, TypeVar
 
+from sluice.kv_transfer import migration
 from sluice.kv_transfer.handoff import RECEIVER, RECEIVER_ENDS, SENDER, SENDER_ENDS, ReceiverState, SenderState
 
 PAGE: Final = Path("docs/handoff.md")
+MIGRATION_PAGE: Final = Path("docs/migration-states.md")
 
 State = TypeVar("State", bound=Enum)
 Event = TypeVar("Event", bound=Enum)
@@ -27,8 +29,25 @@ Memory is freed or handed on only where no write can still be running: a given-u
 """
 
 
+MIGRATION_OPENING: Final = """\
+# The migration, state by state
+
+Drawn by `python -m sluice.kv_transfer.diagram` from the table in `sluice/kv_transfer/migration.py`; do not edit.
+[migration.md](migration.md) tells the story; the target's side is the receiver of [handoff.md](handoff.md), by way of
+*parked*. Each arrow reads *event* / *what the worker then does*. An event without an arrow in a state is a bug and
+raises. *moved*, *stayed* and *ended* are the only ends: the sequence is the target's, goes on here, or was over.
+"""
+
+
+def render_migration() -> str:
+    """The page about migrations."""
+    title = "The worker that runs the sequence"
+    source = _section(title, migration.SOURCE, start=migration.SourceState.RESERVING, ends=migration.SOURCE_ENDS)
+    return f"{MIGRATION_OPENING}\n{source}"
+
+
 def render() -> str:
-    """The whole page."""
+    """The page about handoffs."""
     sender = _section("The prefill worker, which pushes", SENDER, start=SenderState.RESERVING, ends=SENDER_ENDS)
     receiver = _section("The decode worker, which receives", RECEIVER, start=ReceiverState.RESERVED, ends=RECEIVER_ENDS)
     return f"{OPENING}\n{sender}\n{receiver}"
@@ -52,3 +71,4 @@ def _section(
 
 if __name__ == "__main__":
     PAGE.write_text(render())
+    MIGRATION_PAGE.write_text(render_migration())

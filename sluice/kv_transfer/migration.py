@@ -62,7 +62,6 @@ class SourceEvent(Enum):
 class SourceEffect(Enum):
     """What the source must do."""
 
-    ASK_RESERVATION = "ask reservation"
     START_PUSHES = "start pushes"
     FREEZE = "freeze"
     UNFREEZE = "unfreeze"
