@@ -106,7 +106,9 @@ class WorkerProcess:
         kv_port = listen(self._server, host=config.host, port=config.kv_port)
         info = describe(config, built, boot=boot, kv_address=f"{advertise_host}:{kv_port}")
         metrics = WorkerMetrics()
-        self._shell = Shell(built.engine, info, metrics, SystemClock(), links=self._links)
+        self._shell = Shell(
+            built.engine, info, metrics, SystemClock(), links=self._links, router_grace_s=config.router_grace_s
+        )
         identity = own_identity(model_fingerprint=built.facts.fingerprint, geometry=built.engine.geometry)
         own = OwnSide(worker=info.worker, boot=boot, identity=identity)
         self._peers = Peers(own, self._mover)

@@ -46,6 +46,7 @@ class WorkerConfig:
     kv_port: int = 0  # 0: any free port
     metrics_port: int = 0  # 0: any free port
     stop_grace_s: float = 10.0
+    router_grace_s: float = 30.0  # how long requests of a lost router run on, for clients that come back to another one
     engine: EngineConfig = field(default_factory=EngineConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)

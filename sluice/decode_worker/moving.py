@@ -103,7 +103,7 @@ class Moving:
 
     async def _carry_out(self, effect: SourceEffect) -> None:
         match effect:
-            case SourceEffect.ASK_RESERVATION | SourceEffect.START_PUSHES | SourceEffect.SEND_COMMIT:
+            case SourceEffect.START_PUSHES | SourceEffect.SEND_COMMIT:
                 pass  # what the next state does first
             case SourceEffect.FREEZE:
                 await self._freeze()
@@ -216,7 +216,7 @@ class Moving:
         self._frozen_s = self._around.shell.now_s()
         try:
             await self._around.shell.ask(lambda engine: engine.hold(self.sequence))
-            self._state = await self._around.shell.ask(lambda engine: engine.state_of(self.sequence))
+            self._state = await self._around.shell.state_of(self.sequence)
             self._extent = await self._around.shell.ask(lambda engine: engine.kv_of(self.sequence))
         except IllegalTransitionError:
             self._is_over = True  # it finished in the very step that was to be its last here

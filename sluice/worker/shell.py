@@ -13,15 +13,16 @@ from concurrent.futures import Future
 from typing import Final, TypeVar
 
 from sluice.clock import Clock
-from sluice.domain.ids import Epoch, RequestId, RouterId, SequenceId
+from sluice.domain.ids import Epoch, RouterId, SequenceId
 from sluice.domain.load import LinkLoad, WorkerInfo, WorkerLoad
 from sluice.domain.role import Role
 from sluice.domain.sequence import SequenceState
 from sluice.engine.contract import BlockCounts, Engine, PrefixChange, StepReport, TokenOut
-from sluice.errors import CancelledError, NoWorkerError, SluiceError, StaleEpochError, TransferError
+from sluice.errors import NoWorkerError, SluiceError, StaleEpochError, TransferError
 from sluice.telemetry.metrics import WorkerMetrics
 from sluice.wire import convert
 from sluice.wire.gen import sluice_pb2 as pb
+from sluice.worker.claims import Claims
 from sluice.worker.live import Hearer, Live
 from sluice.worker.orphans import Loss, Orphans
 from sluice.worker.prefill_spans import PrefillSpans
@@ -30,7 +31,7 @@ from sluice.worker.router_link import RouterLink
 from sluice.worker.stages import Arrivals, Handoffs, Migrations
 from sluice.worker.standing import Standing
 from sluice.worker.step_loop import IDLE, MakeSteps, StepLoop
-from sluice.worker.step_rows import add_row, failure, rows_from
+from sluice.worker.step_rows import add_row, failure
 
 COUNT_BLOCKS_EVERY_S: Final = 0.5  # counting looks at every block table, so not after every step
 
@@ -73,12 +74,14 @@ class Shell:
         self._handoffs: Handoffs
         self._migrations: Migrations
         self._arrivals: Arrivals
+        self._claims: Claims
 
     def attach_stages(self, *, handoffs: Handoffs, migrations: Migrations, arrivals: Arrivals) -> None:
         """Give the shell its stages; before `open`."""
         self._handoffs = handoffs
         self._migrations = migrations
         self._arrivals = arrivals
+        self._claims = Claims(self._live, self._orphans, stay=migrations.deny)
 
     def open(self) -> None:
         """Start the engine's thread and admit work."""
@@ -135,7 +138,8 @@ class Shell:
 
     def _end_grace(self, loss: Loss) -> None:
         for sequence in self._orphans.expire(loss):
-            self._drop(sequence)
+            if sequence in self._live:
+                self._drop(sequence)
         self.note_empty()
 
     def on_message(self, link: RouterLink, message: pb.RouterMessage) -> None:
@@ -147,10 +151,8 @@ class Shell:
                 sequence = SequenceId(message.retarget.sequence)
                 if self._is_current(sequence, Epoch(message.retarget.epoch)):
                     self._handoffs.retarget(sequence, Epoch(message.retarget.epoch), target)
-            case "claim":
-                link.send(self._copies_of(RequestId(message.claim.request)))
-            case "adopt":
-                self._adopt(link, message.adopt)
+            case "claim" | "adopt":
+                self._claims.on_message(link, message)
             case "cancel":
                 self._cancel(SequenceId(message.cancel.sequence), Epoch(message.cancel.epoch))
             case "migrate":
@@ -159,17 +161,21 @@ class Shell:
                     self._migrations.begin(sequence, epoch, message.migrate.target)
             case "unfreeze":
                 self._migrations.deny(SequenceId(message.unfreeze.sequence), Epoch(message.unfreeze.epoch))
-            case "drain" if message.drain.resume:
-                self.standing.resume()
-            case "drain":
-                self.standing.drain(deadline_s=message.drain.deadline_s)
-                self.note_empty()
-            case "set_role":
-                self.standing.set_role(Role(message.set_role.role))
+            case "drain" | "set_role":
+                self._on_standing(message)
             case "grant":
                 self._spawn(self._grant(link, message.grant), name=f"grant {message.grant.sequence}")
             case other:
                 log.warning("router at %s sent an unexpected %s", link.address, other)
+
+    def _on_standing(self, message: pb.RouterMessage) -> None:
+        if message.HasField("set_role"):
+            self.standing.set_role(Role(message.set_role.role))
+        elif message.drain.resume:
+            self.standing.resume()
+        else:
+            self.standing.drain(deadline_s=message.drain.deadline_s)
+            self.note_empty()
 
     def note_empty(self) -> None:
         """Call when something has ended: tells the standing once nothing is left here."""
@@ -233,27 +239,6 @@ class Shell:
         else:
             self._drop(sequence)
 
-    def _copies_of(self, request: RequestId) -> pb.WorkerMessage:
-        """What another router could adopt of a request: not what is being handed off, that has hardly begun."""
-        here = [live for live in self._live.values() if live.state.request == request and not live.is_handoff]
-        lives = [*here, *self._orphans.ended_of(request)]
-        copies = [pb.Copy(state=convert.state_to_wire(live.now()), finish=_reason(live)) for live in lives]
-        return pb.WorkerMessage(copies=pb.Copies(request=request, copies=copies))
-
-    def _adopt(self, link: RouterLink, adopt: pb.Adopt) -> None:
-        """Another router owns it from here on; the former one, if it lives, is told and heard no more."""
-        sequence, epoch, new_epoch = SequenceId(adopt.sequence), Epoch(adopt.epoch), Epoch(adopt.new_epoch)
-        live = self._live.get(sequence) or self._orphans.ended(sequence)
-        if live is None or live.is_handoff or live.epoch != epoch or new_epoch <= epoch:
-            link.send(failure(sequence, new_epoch, NoWorkerError("the sequence is not here any more")))
-            return
-        if live.finish is None:
-            self._migrations.deny(sequence, epoch)
-        live.link.send(failure(sequence, epoch, CancelledError("another router has taken the request over")))
-        self._orphans.leave(sequence)
-        live.link, live.router, live.epoch = link, RouterId(adopt.router), new_epoch
-        link.send(rows_from(live, next_index=adopt.next_index))
-
     def _on_added(self, sequence: SequenceId, epoch: Epoch, added: "Future[None]") -> None:
         error = added.exception()
         if error is None:
@@ -306,8 +291,7 @@ class Shell:
 
     def epoch_of(self, sequence: SequenceId) -> Epoch | None:
         """The epoch under which the sequence lives here, if it does."""
-        live = self._live.get(sequence)
-        return live.epoch if live is not None else None
+        return live.epoch if (live := self._live.get(sequence)) is not None else None
 
     def _is_current(self, sequence: SequenceId, epoch: Epoch) -> bool:
         return self.epoch_of(sequence) == epoch
@@ -316,7 +300,6 @@ class Shell:
         live = self._live.get(sequence)
         if live is not None and live.epoch <= epoch:
             self._drop(sequence)
-            self.note_empty()
         elif self._arrivals.leases:
             self._spawn(self._arrivals.cancel(sequence, epoch), name=f"cancel {sequence}")
 
@@ -415,7 +398,3 @@ class Shell:
                     self._handoffs.on_ended(out.sequence)
         for link, message in messages.items():
             link.send(pb.WorkerMessage(tokens=message))
-
-
-def _reason(live: Live) -> str:
-    return "" if live.finish is None else live.finish.value
