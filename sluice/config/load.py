@@ -60,6 +60,12 @@ def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, **extra}
 
 
+def set_default_environment(values: Mapping[str, str]) -> None:
+    """Settings of libraries that read nothing else, for this process; what is set already stays."""
+    for name, value in values.items():
+        os.environ.setdefault(name, value)
+
+
 def _adapter(section: type[T]) -> TypeAdapter[T]:
     # Unknown fields are refused, nested sections included; pydantic takes that from the class.
     with_config(ConfigDict(extra="forbid"))(section)
