@@ -14,7 +14,7 @@ from typing import Final
 from aiohttp import web
 
 from sluice.clock import wall_ns
-from sluice.errors import BodyTooLargeError, DeadlineError, InvalidRequestError, SluiceError
+from sluice.errors import BodyTooLargeError, DeadlineError, InvalidRequestError, SluiceError, UnknownModelError
 from sluice.router import openai_errors, openai_replies, openai_schema
 from sluice.router.dispatcher import Dispatcher
 from sluice.router.intake import Intake, Wishes
@@ -55,6 +55,7 @@ class HttpServer:
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/v1/models/{model}", self._model)
         metrics_server.add_observation_routes(
             app,
             exposition=self._dispatcher.observer.metrics.exposition,
@@ -122,6 +123,14 @@ class HttpServer:
     async def _models(self, _: web.Request) -> web.Response:
         context_tokens = self._tokenizer.context_tokens
         body = openai_replies.model_list(self._intake.model, created_s=self._created_s, context_tokens=context_tokens)
+        return web.Response(body=body, content_type=_JSON)
+
+    async def _model(self, http: web.Request) -> web.Response:
+        asked = http.match_info["model"]
+        if asked != self._intake.model:
+            raise UnknownModelError(model=asked, served=(self._intake.model,))
+        context_tokens = self._tokenizer.context_tokens
+        body = openai_replies.one_model(asked, created_s=self._created_s, context_tokens=context_tokens)
         return web.Response(body=body, content_type=_JSON)
 
     async def _read(self, http: web.Request) -> bytes:

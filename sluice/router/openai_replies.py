@@ -188,14 +188,23 @@ def error_event(body: bytes) -> bytes:
 
 def model_list(model: str, *, created_s: int, context_tokens: int) -> bytes:
     """GET /v1/models."""
-    entry = {
+    entry = _model_entry(model, created_s=created_s, context_tokens=context_tokens)
+    return orjson.dumps({"object": "list", "data": [entry]})
+
+
+def one_model(model: str, *, created_s: int, context_tokens: int) -> bytes:
+    """GET /v1/models/{model}."""
+    return orjson.dumps(_model_entry(model, created_s=created_s, context_tokens=context_tokens))
+
+
+def _model_entry(model: str, *, created_s: int, context_tokens: int) -> dict[str, Any]:
+    return {
         "id": model,
         "object": "model",
         "created": created_s,
         "owned_by": "sluice",
         "max_model_len": context_tokens,
     }
-    return orjson.dumps({"object": "list", "data": [entry]})
 
 
 def _sse(chunk: dict[str, Any]) -> bytes:

@@ -148,6 +148,9 @@ async def test_log_probabilities_come_in_both_shapes(client: openai.AsyncOpenAI)
 
 async def test_models_are_listed(client: openai.AsyncOpenAI) -> None:
     assert [model.id async for model in client.models.list()] == ["fake"]
+    assert (await client.models.retrieve("fake")).owned_by == "sluice"
+    with pytest.raises(openai.NotFoundError, match="use one of: fake"):
+        await client.models.retrieve("other")
 
 
 async def test_prefixes_of_tenants_are_kept_apart(fleet: FakeFleet, client: openai.AsyncOpenAI) -> None:

@@ -10,6 +10,7 @@ import openai
 import orjson
 import pytest
 
+from sluice.config.router import AdmissionConfig
 from sluice.domain.role import Role
 from sluice.testing.fake_fleet import FakeFleet, running_fleet
 from sluice.testing.fake_worker import FakeSettings
@@ -115,6 +116,24 @@ async def test_a_thousand_requests_with_random_aborts_leave_nothing_behind(fleet
     assert all(not member.sequences for member in dispatcher.fleet)
     assert any(fake.cancelled for fake in fleet.workers.values()), "some clients did leave early"
     assert len(dispatcher.records) == 1000
+
+
+async def test_a_stream_nobody_can_continue_ends_with_an_error_event(model: Path) -> None:
+    limits = AdmissionConfig(queue_timeout_s=0.1)
+    async with running_fleet(model, roles=(Role.MIXED,), admission=limits) as fleet:
+        async with openai.AsyncOpenAI(base_url=f"{fleet.url}/v1", api_key="none", max_retries=0) as client:
+            stream = await client.completions.create(model="fake", prompt=LONG, max_tokens=4000, stream=True)
+            said = [(await anext(stream)).choices[0].text]
+            await fleet.crash("mixed-0")
+
+            async def read_on() -> None:
+                async for chunk in stream:
+                    said.append(chunk.choices[0].text)
+
+            with pytest.raises(openai.APIError, match="no worker had room in time"):
+                await read_on()
+        assert (LONG * 30).startswith("".join(said)), "what was said before stays right"
+        assert fleet.is_idle
 
 
 async def test_a_client_that_stops_reading_is_cut_off(model: Path) -> None:
