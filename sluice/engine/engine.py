@@ -180,10 +180,6 @@ class PagedEngine:
         seconds = self._clock.now_s() - started_s
         self._step_s += (seconds - self._step_s) * (STEP_SMOOTHING if self._step_s else 1.0)
         self._tokens_total += len(report.tokens)
-        if not self._scheduler.has_work():
-            counts = self.blocks()
-            parts = (counts.free, counts.cached, counts.active, counts.held, counts.reserved)
-            assert sum(parts) == counts.total, f"blocks are lost: {counts}"
         return replace(report, seconds=seconds)
 
     def blocks(self) -> BlockCounts:

@@ -157,8 +157,11 @@ class Scheduler:
         return sequence
 
     def has_work(self) -> bool:
-        """Whether plan() would find something to do, blocks permitting."""
-        return bool(self._running or self._waiting)
+        """Whether plan() would find something to do.
+
+        False while everybody waits for blocks that are held or reserved: no step can free those.
+        """
+        return bool(self._running) or (bool(self._waiting) and self._room_for(self._waiting[0]) is not None)
 
     # ---- one step
 
@@ -263,25 +266,38 @@ class Scheduler:
         for sequence in tuple(self._waiting):
             if len(self._running) >= self._limits.batch_sequences_max or passed_over == PASSED_OVER_MAX:
                 return
-            hashes = sequence.cacheable_hashes
-            shared = self.pool.find(hashes)
-            if len(shared) < len(hashes) and hashes[len(shared)] in self._in_flight:
-                # Somebody is computing this very block: one or a few steps later it is a hit. The
-                # other holds all its blocks already, so it ends and we cannot wait on each other.
+            if self._waits_for_sibling(sequence):
                 passed_over += 1
                 continue
-            missing = self._geometry.blocks_for(len(sequence.tokens)) - len(shared)
-            if not self.pool.can_take(missing + self.headroom_blocks(), beside=shared):
+            shared = self._room_for(sequence)
+            if shared is None:
                 return  # first come, first served: nobody smaller overtakes
-            self._start_prefill(sequence, shared, missing)
+            self._start_prefill(sequence, shared)
             yield sequence
+
+    def _waits_for_sibling(self, sequence: LiveSequence) -> bool:
+        """Whether somebody is computing the very block that `sequence` needs next.
+
+        One or a few steps later it is a hit. The other holds all its blocks already, so it comes
+        to its end, and two sequences never wait for each other.
+        """
+        hashes = sequence.cacheable_hashes
+        known = len(self.pool.find(hashes))
+        return known < len(hashes) and hashes[known] in self._in_flight
+
+    def _room_for(self, sequence: LiveSequence) -> list[BlockId] | None:
+        """The cached blocks that a waiting sequence would share, or None if the rest cannot be taken now."""
+        shared = self.pool.find(sequence.cacheable_hashes)
+        missing = self._geometry.blocks_for(len(sequence.tokens)) - len(shared)
+        return shared if self.pool.can_take(missing + self.headroom_blocks(), beside=shared) else None
 
     def headroom_blocks(self) -> int:
         """Blocks that newcomers leave free, so that every running decode can grow once before a preemption."""
         return sum(sequence.phase is Phase.DECODE for sequence in self._running)
 
-    def _start_prefill(self, sequence: LiveSequence, shared: list[BlockId], missing: int) -> None:
+    def _start_prefill(self, sequence: LiveSequence, shared: list[BlockId]) -> None:
         self.pool.share(shared)
+        missing = self._geometry.blocks_for(len(sequence.tokens)) - len(shared)
         sequence.blocks = shared + self.pool.take(missing)
         sequence.computed = len(shared) * self._block_tokens
         sequence.published = len(shared)

@@ -134,7 +134,9 @@ def test_a_held_sequence_keeps_its_blocks_while_others_preempt_themselves() -> N
         run(one)
     assert one.find(SequenceId(2)).phase is Phase.HELD
     assert len(one.find(SequenceId(2)).blocks) == 3
+    assert not one.has_work(), "steps would change nothing until somebody releases"
     one.release(SequenceId(2))
+    assert one.has_work()
     assert run(one).prefills, "the first sequence preempted itself and now starts again"
 
 
