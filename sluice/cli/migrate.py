@@ -13,12 +13,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("request", help="its id, as `sluice get requests` shows it")
     parser.add_argument("--choice", type=int, default=0, help="which of its outputs (%(default)s)")
     parser.add_argument("--to", default="", metavar="WORKER", help="default: wherever is best")
+    parser.add_argument("--recompute", action="store_true", help="compute it again elsewhere instead of copying it")
     add_router_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 0 when the move has begun."""
-    request = pb.MigrateRequest(request_id=arguments.request, choice=max(0, arguments.choice), to_worker=arguments.to)
+    request = pb.MigrateRequest(
+        request_id=arguments.request,
+        choice=max(0, arguments.choice),
+        to_worker=arguments.to,
+        recompute=arguments.recompute,
+    )
     with admin(arguments.grpc) as stub:
         reply = stub.Migrate(request)
     Console().print(

@@ -27,6 +27,7 @@ class TransferConfig:
 
     transports: tuple[Literal["shm", "tcp", "nixl"], ...] = ()  # in order of preference; (): by device
     lease_s: float = 30.0
+    copy_rounds_max: int = 8  # of a migration, while the sequence runs; 0: freeze it, then copy all
     floor_mib_per_s: float = 50.0  # a transfer slower than this is given up
     checksums: Literal["off", "sampled", "always"] = "sampled"
     quarantine_fraction_max: float = 0.1  # of the pool; above it the worker restarts itself

@@ -164,6 +164,7 @@ class Moving:
                 copied=copied,
                 block_tokens=self._around.geometry.block_tokens,
                 room_tokens=self._room_tokens,
+                rounds_max=self._around.settings.copy_rounds_max,
             )
             if precopy.after(done) is precopy.Choice.FREEZE:
                 return SourceEvent.OVER if self._is_over else SourceEvent.LITTLE_LEFT

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-ROUNDS_MAX: Final = 8
 GROWTH_TOKENS: Final = 256
 """Room asked of the target beyond what is computed: tokens that may come while copying."""
 
@@ -32,12 +31,13 @@ class Round:
     copied: int
     block_tokens: int
     room_tokens: int
+    rounds_max: int
 
 
 def after(done: Round) -> Choice:
     """Freeze when a block or less is left, when rounds run out, or before the room does."""
     left = done.computed - done.copied
     is_small = left <= done.block_tokens
-    is_last = done.number >= ROUNDS_MAX
+    is_last = done.number > done.rounds_max
     is_tight = done.computed + 2 * done.block_tokens >= done.room_tokens
     return Choice.FREEZE if is_small or is_last or is_tight else Choice.COPY_AGAIN

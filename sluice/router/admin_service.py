@@ -110,6 +110,10 @@ class AdminService(sluice_pb2_grpc.AdminServicer):
         if source is None or not flow.can_move:
             remedy = "try again in a moment"
             raise InvalidRequestError(field="request_id", problem="is waiting or moving already", remedy=remedy)
+        if message.recompute:
+            flow.restart(why="asked for", now_s=self._clock.now_s())
+            self._dispatcher.tick()
+            return pb.MigrateReply(from_worker=source.name)
         target = self._member(message.to_worker) if message.to_worker else self._dispatcher.targets.elsewhere_for(flow)
         if target is None or target is source or not target.is_ready:
             remedy = "name another worker that is ready"

@@ -774,14 +774,16 @@ class FlipReply(_message.Message):
     def __init__(self, worker: _Optional[str] = ..., role: _Optional[str] = ...) -> None: ...
 
 class MigrateRequest(_message.Message):
-    __slots__ = ("request_id", "choice", "to_worker")
+    __slots__ = ("request_id", "choice", "to_worker", "recompute")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
     TO_WORKER_FIELD_NUMBER: _ClassVar[int]
+    RECOMPUTE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     choice: int
     to_worker: str
-    def __init__(self, request_id: _Optional[str] = ..., choice: _Optional[int] = ..., to_worker: _Optional[str] = ...) -> None: ...
+    recompute: bool
+    def __init__(self, request_id: _Optional[str] = ..., choice: _Optional[int] = ..., to_worker: _Optional[str] = ..., recompute: _Optional[bool] = ...) -> None: ...
 
 class MigrateReply(_message.Message):
     __slots__ = ("from_worker", "to_worker")
