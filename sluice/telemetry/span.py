@@ -30,6 +30,10 @@ class Span(Protocol):
         """Whether anyone will see this span: ask before computing costly attributes."""
         ...
 
+    def describe(self, attributes: Attributes) -> None:
+        """Add attributes before the span ends."""
+        ...
+
     def end(self, attributes: Attributes | None = None, *, error: str | None = None, end_ns: int | None = None) -> None:
         """Finish the span once; later calls change nothing. `error` marks it failed, with the error's code."""
         ...
