@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     client = openai.OpenAI(base_url=arguments.url, api_key="none", max_retries=0)
     try:
         model = arguments.model or client.models.list().data[0].id
-    except openai.APIConnectionError as error:
+    except openai.APIError as error:
         raise NoWorkerError(f"no router answers at {arguments.url}; start one with `sluice up`") from error
     console.print(f"[dim]{model} at {arguments.url}; an empty line starts anew, Ctrl-D ends.[/dim]")
     opening: list[ChatCompletionMessageParam] = (

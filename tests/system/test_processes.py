@@ -1,10 +1,16 @@
 """A platform of real processes: clients see every answer through while workers are killed and come back."""
 
 import asyncio
+import fcntl
 import json
 import os
+import pty
 import random
+import select
 import signal
+import subprocess
+import sys
+import termios
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -217,6 +223,42 @@ async def test_chat_streams_answers_line_by_line(fleet: LocalFleet, tmp_path: Pa
     assert process.returncode == 0, err
     assert out.count("model  ") == 2
     assert MODEL in out
+
+
+@pytest.mark.parametrize(("key", "status"), [(b"\x04", 0), (b"\x03", 130)], ids=["Ctrl-D", "Ctrl-C"])
+def test_chat_in_a_terminal_ends_without_a_word_too_many(fleet: LocalFleet, key: bytes, status: int) -> None:
+    screen, terminal = pty.openpty()
+    command = [sys.executable, "-m", "sluice.cli.main", "chat", "--url", fleet.url, "--max-tokens", "5"]
+    with subprocess.Popen(
+        command,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        preexec_fn=own_terminal,  # noqa: PLW1509 - two system calls and no lock
+    ) as chat:
+        os.close(terminal)
+        seen = read_until(screen, b"you")
+        os.write(screen, b"hello\n")
+        seen += read_until(screen, b"model") + read_until(screen, b"you")
+        os.write(screen, key)
+        assert chat.wait(30) == status
+    os.close(screen)
+    assert b"Traceback" not in seen
+
+
+def own_terminal() -> None:
+    """Make standard input the controlling terminal, so that Ctrl-C arrives as a signal."""
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def read_until(screen: int, word: bytes) -> bytes:
+    seen = b""
+    while word not in seen:
+        ready, _, _ = select.select([screen], [], [], 60)
+        assert ready, seen
+        seen += os.read(screen, 4096)
+    return seen
 
 
 def test_stopping_leaves_no_process_no_shared_memory_and_no_folder(running: LocalFleet) -> None:
