@@ -1,8 +1,11 @@
 """Writes one choice's tokens into its request's outbox: text, log-probabilities, times, the end.
 
 The per-token path of the router; everything here runs once per token. Decides only whether the
-choice has ended. Next: `flow.py`, which orders the tokens and acts on the end.
+choice has ended. A client that has come back is not sent again what it has.
+Next: `flow.py`, which orders the tokens and acts on the end.
 """
+
+from collections.abc import Sequence
 
 from sluice.domain.role import FinishReason
 from sluice.router.choice_text import ChoiceText
@@ -14,12 +17,13 @@ from sluice.router.request import Request
 class ChoiceWriter:
     """The output side of one sequence. `output` are its tokens so far."""
 
-    __slots__ = ("_choice", "_record", "_request", "_text", "output")
+    __slots__ = ("_choice", "_first_index", "_record", "_request", "_text", "output")
 
     def __init__(self, request: Request, *, choice: int, text: ChoiceText, record: Record) -> None:
         self.output: list[int] = []
         self._request = request
         self._choice = choice
+        self._first_index = request.job.first_index(choice)
         self._text = text
         self._record = record
 
@@ -27,28 +31,46 @@ class ChoiceWriter:
         self, token: int, finish: FinishReason | None, logprobs: TokenLogprobs | None, *, now_s: float
     ) -> FinishReason | None:
         """Write the next token; returns why the choice has ended, if it has: a stop string may come first."""
-        outbox = self._request.outbox
-        piece = outbox.piece_of(self._choice, index=len(self.output))
-        self.output.append(token)
-        outbox.unread_tokens += 1
+        index = len(self.output)
         self._time(now_s)
+        if index >= self._first_index:
+            self._request.outbox.unread_tokens += 1
+        return self._write(index, token, finish, logprobs)
+
+    def replay(self, tokens: Sequence[int], finish: FinishReason | None, *, now_s: float) -> FinishReason | None:
+        """Write the first tokens, chosen before this router had the sequence; returns why it has ended, if it has."""
+        self._record.first_token_s = self._record.last_token_s = now_s
+        for index, token in enumerate(tokens):
+            self._record.output_tokens += 1
+            is_last = index == len(tokens) - 1
+            reason = self._write(index, token, finish if is_last else None, None)
+            if reason is not None:
+                return reason
+        return None
+
+    def _write(
+        self, index: int, token: int, finish: FinishReason | None, logprobs: TokenLogprobs | None
+    ) -> FinishReason | None:
+        self.output.append(token)
+        text = self._text.flush() if finish is FinishReason.STOP else self._text.push(token)
+        if self._text.is_stopped:
+            finish = FinishReason.STOP
+        elif finish is FinishReason.LENGTH:
+            text += self._text.flush()
+        if index < self._first_index:
+            return finish
+        piece = self._request.outbox.piece_of(self._choice, index=index)
         piece.tokens.append(token)
+        piece.text += text
         if logprobs is not None:
             piece.logprobs.append(logprobs)
-        if finish is FinishReason.STOP:
-            piece.text += self._text.flush()
-        else:
-            piece.text += self._text.push(token)
-        if self._text.is_stopped:
-            return FinishReason.STOP
-        if finish is FinishReason.LENGTH:
-            piece.text += self._text.flush()
         return finish
 
     def finish(self, reason: FinishReason) -> None:
         """Mark the end; the caller closes the choice."""
         self._record.finish_reason = reason.value
-        self._request.outbox.piece_of(self._choice, index=len(self.output)).finish = reason
+        if len(self.output) > self._first_index:  # the end came with the last token, and the client may have that
+            self._request.outbox.piece_of(self._choice, index=len(self.output)).finish = reason
 
     def _time(self, now_s: float) -> None:
         record = self._record

@@ -6,7 +6,6 @@ Next: `flow.py` for one sequence, `policy/placement.py` for the choice of worker
 """
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,14 +19,15 @@ from sluice.errors import CancelledError, DeadlineError, InvalidRequestError, No
 from sluice.policy import placement
 from sluice.policy.admission import AdmissionLimits, AdmissionQueue
 from sluice.policy.placement import NoPlace, PlacementRules
-from sluice.router.choice_text import ChoiceText
+from sluice.router.claims import Claims, Copy
 from sluice.router.evacuation import Evacuations
 from sluice.router.fleet import Fleet, Member
 from sluice.router.flow import Flow
+from sluice.router.flow_maker import FlowMaker
 from sluice.router.job import Job
 from sluice.router.observer import Observer
 from sluice.router.output import Delivery, TokenLogprobs
-from sluice.router.records import Record, Records
+from sluice.router.records import Records
 from sluice.router.request import Request
 from sluice.router.targets import Targets
 from sluice.router.worker_link import WorkerLink
@@ -37,6 +37,7 @@ from sluice.wire.gen import sluice_pb2 as pb
 
 _FINISH: Final = {reason.value: reason for reason in FinishReason}
 _NO_FINISHES: Final[Mapping[int, FinishReason]] = {}
+_NO_COPIES: Final[Mapping[int, Copy]] = {}
 _NO_LOGPROBS: Final[Mapping[int, TokenLogprobs]] = {}
 
 _log = logging.getLogger(__name__)
@@ -70,19 +71,18 @@ class Dispatcher:
         self.fleet = fleet
         self.observer = observer
         self._router = router
-        self._tokenizer = tokenizer
+        self._maker = FlowMaker(router, tokenizer, self.records)
         self._limits = limits
         self._clock = clock
         self._flows: dict[SequenceId, Flow] = {}
         self._requests = 0
         self._is_stopping = False
         self.targets = Targets(fleet)
+        self.claims = Claims(fleet)
         self.evacuations = Evacuations(fleet, self._flows, self.targets)
         self._idle = asyncio.Event()
         self._idle.set()
         self._queue: AdmissionQueue[Flow] = AdmissionQueue(limits.admission)
-        # 32 bits of this incarnation's name, then a counter: unique among routers and restarts.
-        self._next_sequence = int.from_bytes(hashlib.blake2b(router.encode(), digest_size=4).digest()) << 32
 
     @property
     def sequences(self) -> int:
@@ -110,10 +110,22 @@ class Dispatcher:
 
     # ------------------------------------------------------------ clients
 
-    def submit(self, job: Job, delivery: Delivery) -> Request:
+    async def copies_of(self, job: Job) -> Mapping[int, Copy]:
+        """What workers have of a resumed request, by choice; an older stream of it here ends.
+
+        Raises InvalidRequestError.
+        """
+        if not job.is_resumed:
+            return _NO_COPIES
+        for request in {flow.request for flow in self._flows.values() if flow.request.job.request == job.request}:
+            self._end(request, FinishReason.CANCELLED, CancelledError("the client came back on another stream"))
+        return await self.claims.ask(job)
+
+    def submit(self, job: Job, delivery: Delivery, copies: Mapping[int, Copy] = _NO_COPIES) -> Request:
         """Accept a request. The caller reads its outbox and calls `release` in any case.
 
-        Raises NoWorkerError when no worker serves, OverloadedError when there is too much to do.
+        Choices in `copies` go on where they are. Raises NoWorkerError when no worker serves,
+        OverloadedError when there is too much to do.
         """
         now_s = self._clock.now_s()
         reasons = self.unready()
@@ -129,9 +141,18 @@ class Dispatcher:
         )
         request.deadline = asyncio.get_running_loop().call_later(job.timeout_s, self._time_out, request)
         self._requests += 1
-        for choice in range(job.choices):
-            flow = self._flow(request, choice, now_s=now_s)
-            self._queue.enter(flow, tokens=len(flow.prompt.tokens), now_s=now_s)
+        copies = {choice: copy for choice, copy in copies.items() if copy.member in self.fleet}
+        flows = [
+            self._maker.make(self, request, choice, copies.get(choice), now_s=now_s) for choice in range(job.choices)
+        ]
+        self._flows.update({flow.sequence: flow for flow in flows})
+        self._idle.clear()
+        request.open_sequences.update(flow.sequence for flow in flows)
+        for flow in flows:
+            if (copy := copies.get(flow.choice)) is None:
+                self._queue.enter(flow, tokens=len(flow.prompt.tokens), now_s=now_s)
+            else:
+                flow.adopted(copy, now_s=now_s)
         self._pump(now_s)
         return request
 
@@ -170,6 +191,7 @@ class Dispatcher:
         if not self.fleet.remove(member):
             return
         _log.info("worker %s left (%s) with %d sequences", member.name, why, len(member.sequences))
+        self.claims.on_lost(member)
         now_s = self._clock.now_s()
         for sequence in sorted(member.sequences):
             self._flows[sequence].on_worker_lost(member, now_s=now_s)
@@ -197,6 +219,8 @@ class Dispatcher:
                 self._on_handoff(message.handoff, now_s)
             case "failed":
                 self._on_failed(message.failed, now_s)
+            case "copies":
+                self.claims.on_answer(member, message.copies)
             case "prefix":
                 self._on_prefix(member, message.prefix)
             case "goodbye":
@@ -254,35 +278,6 @@ class Dispatcher:
         return self.targets.next_for(flow)
 
     # ------------------------------------------------------------ inside
-
-    def _flow(self, request: Request, choice: int, *, now_s: float) -> Flow:
-        job = request.job
-        prompt = job.prompts[choice // job.n]
-        self._next_sequence += 1
-        sequence = SequenceId(self._next_sequence)
-        record = Record(
-            sequence=sequence,
-            request=job.request,
-            choice=choice,
-            prompt_tokens=len(prompt.tokens),
-            accepted_s=now_s,
-        )
-        flow = Flow(
-            self,
-            request,
-            sequence=sequence,
-            choice=choice,
-            prompt=prompt,
-            sampling=job.sampling_of(choice),
-            text=ChoiceText(self._tokenizer, prompt=prompt.tokens, stops=job.stops, min_tokens=job.sampling.min_tokens),
-            record=record,
-        )
-        self.records.add(record)
-        request.records.append(record)
-        self._flows[sequence] = flow
-        self._idle.clear()
-        request.open_sequences.add(sequence)
-        return flow
 
     def _pump(self, now_s: float) -> None:
         """Place waiting sequences, first come first served, until one finds no room."""
@@ -370,6 +365,8 @@ class Dispatcher:
                 field=failed.field or "request", problem=failed.message, remedy="change it and send it again"
             )
             self._end(flow.request, FinishReason.ERROR, error)
+        elif failed.code == CancelledError.code.value:
+            self._end(flow.request, FinishReason.CANCELLED, CancelledError(failed.message))
         else:
             flow.on_failed(failed.message, now_s=now_s)
         self._pump(now_s)

@@ -7,7 +7,7 @@ one is granted before anyone else continues the sequence.
 Next: `dispatcher.py`, who owns all flows.
 """
 
-from typing import Protocol, TypeAlias, assert_never
+from typing import Final, Protocol, TypeAlias, assert_never
 
 from sluice.domain.ids import Epoch, SequenceId, WorkerId
 from sluice.domain.role import FinishReason
@@ -16,9 +16,10 @@ from sluice.domain.sequence import SequenceState
 from sluice.errors import SluiceError, WorkerLostError
 from sluice.policy.filters import RequestFacts
 from sluice.policy.placement import Decision
-from sluice.router import journey
+from sluice.router import journey, orders
 from sluice.router.choice_text import ChoiceText
 from sluice.router.choice_writer import ChoiceWriter
+from sluice.router.claims import Copy
 from sluice.router.fleet import Member
 from sluice.router.job import Prompt
 from sluice.router.journey import Effect, Event, State
@@ -26,8 +27,10 @@ from sluice.router.output import TokenLogprobs
 from sluice.router.records import Record
 from sluice.router.request import Request
 from sluice.router.stream_order import StreamOrder
-from sluice.wire import convert
 from sluice.wire.gen import sluice_pb2 as pb
+
+ADOPTION_EPOCHS: Final = 1000
+"""How far an adoption leaps ahead: an earlier router that still lives cannot grant past it before its flow is ended."""
 
 TokenRow: TypeAlias = tuple[int, FinishReason | None, TokenLogprobs | None]
 
@@ -48,25 +51,6 @@ class Floor(Protocol):
 
 class Flow:
     """One output of a request. `request` owns its siblings and the outbox; `state` is its journey's."""
-
-    __slots__ = (
-        "_floor",
-        "_order",
-        "_writer",
-        "attempts",
-        "choice",
-        "decode",
-        "excluded",
-        "prefill",
-        "prompt",
-        "record",
-        "request",
-        "sampling",
-        "sequence",
-        "state",
-        "target",
-        "why_moved",
-    )
 
     def __init__(
         self,
@@ -139,6 +123,24 @@ class Flow:
         record.decision = decision.reason
         record.cached_tokens = max(record.cached_tokens, min(decision.cached_tokens, record.prompt_tokens))
         self._apply(Event.PLACED_SPLIT if decision.is_split else Event.PLACED_ALONE, now_s)
+
+    def adopted(self, copy: Copy, *, now_s: float) -> None:
+        """A worker has it from an earlier router: it goes on there, and the client gets what it has missed."""
+        self.attempts = 1
+        self.decode = copy.member
+        copy.member.hold(self.sequence, prefill_tokens=0, context_tokens=len(copy.state.tokens), now_s=now_s)
+        self.record.state, self.record.decode_worker = "decode", copy.member.name
+        self.record.decision = "adopted from an earlier router"
+        self._apply(Event.ADOPTED, now_s)
+        reason = self._writer.replay(copy.output, copy.finish, now_s=now_s)
+        self._order.grant(Epoch(copy.state.epoch + ADOPTION_EPOCHS), next_index=len(self.output))
+        self.record.epoch = self.epoch
+        if reason is not None:
+            self._finish(reason, Event.ENDED, now_s)
+            return
+        router, have = self.request.router, len(self.output)
+        order = orders.adopt(self.sequence, copy.state.epoch, new_epoch=self.epoch, router=router, next_index=have)
+        copy.member.link.send(order)
 
     def on_token(
         self,
@@ -222,8 +224,7 @@ class Flow:
                 self._apply(Event.COPIED, now_s)
                 return
             # An earlier token is still on its way from another worker, or the target is gone.
-            unfreeze = pb.Unfreeze(sequence=self.sequence, epoch=report.epoch)
-            member.link.send(pb.RouterMessage(unfreeze=unfreeze))
+            member.link.send(orders.unfreeze(self.sequence, report.epoch))
         if not is_expected:
             return
         assert self.target is not None
@@ -298,9 +299,9 @@ class Flow:
             root=self.prompt.root,
             sampling=self.sampling,
             traceparent=self.request.traceparent,
+            choice=self.choice,
         )
-        target = None if self.decode is None else self.decode.target()
-        self.prefill.link.send(pb.RouterMessage(start=pb.Start(state=convert.state_to_wire(state), target=target)))
+        self.prefill.link.send(orders.start(state, None if self.decode is None else self.decode.target()))
 
     def _committed(self, now_s: float) -> None:
         if self.prefill is not None:
@@ -326,14 +327,12 @@ class Flow:
     def _send_target(self) -> None:
         assert self.prefill is not None
         target = None if self.decode is None else self.decode.target()
-        retarget = pb.Retarget(sequence=self.sequence, epoch=self.epoch, target=target)
-        self.prefill.link.send(pb.RouterMessage(retarget=retarget))
+        self.prefill.link.send(orders.retarget(self.sequence, self.epoch, target))
 
     def _send_migrate(self) -> None:
         assert self.decode is not None
         assert self.target is not None
-        migrate = pb.Migrate(sequence=self.sequence, epoch=self.epoch, target=self.target.target())
-        self.decode.link.send(pb.RouterMessage(migrate=migrate))
+        self.decode.link.send(orders.migrate(self.sequence, self.epoch, self.target.target()))
 
     def _grant(self) -> None:
         """The target owns it from here: first it, then the source, hears of the next epoch."""
@@ -342,8 +341,7 @@ class Flow:
         assert target is not None
         self._order.grant(Epoch(epoch + 1), next_index=len(self.output))
         self.record.epoch = self.epoch
-        grant = pb.Grant(sequence=self.sequence, epoch=epoch, new_epoch=self.epoch)
-        target.link.send(pb.RouterMessage(grant=grant))
+        target.link.send(orders.grant(self.sequence, epoch, new_epoch=self.epoch))
         source.cancel(self.sequence, epoch)
         source.release(self.sequence)
         self.decode, self.target = target, None
@@ -393,7 +391,10 @@ class Flow:
         if len(self.output) == 1 and self.state is not State.PREFILLING:
             self.record.state = "decode"
         if reason is not None:
-            self._writer.finish(reason)
             # The worker knows of its own ends only, not of a stop string.
-            self._apply(Event.FINISHED if finish is not None else Event.ENDED, now_s)
-            self.request.outbox.close_choice()
+            self._finish(reason, Event.FINISHED if finish is not None else Event.ENDED, now_s)
+
+    def _finish(self, reason: FinishReason, event: Event, now_s: float) -> None:
+        self._writer.finish(reason)
+        self._apply(event, now_s)
+        self.request.outbox.close_choice()

@@ -9,13 +9,14 @@ Next: `openai_schema.py`, `openai_replies.py`, `intake.py`.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from aiohttp import web
 
 from sluice.clock import wall_ns
 from sluice.errors import BodyTooLargeError, DeadlineError, InvalidRequestError, SluiceError, UnknownModelError
-from sluice.router import openai_errors, openai_replies, openai_schema
+from sluice.router import event_ids, openai_errors, openai_replies, openai_schema
 from sluice.router.dispatcher import Dispatcher
 from sluice.router.intake import Intake, Wishes
 from sluice.router.job import Job
@@ -70,9 +71,10 @@ class HttpServer:
             wishes = openai_schema.completion_wishes(
                 body, tenant=_tenant(http), timeout_s=_timeout_s(http), traceparent=_traceparent(http)
             )
-            job = await self._intake.job(wishes)
+            job = await self._intake.job(_resumed(http, body, wishes))
             writer = self._writer(job, body, Endpoint.COMPLETIONS, echo=self._echo(wishes) if body.echo else ())
-            request = self._dispatcher.submit(job, _delivery(body))
+            copies = await self._dispatcher.copies_of(job)
+            request = self._dispatcher.submit(job, _delivery(body), copies)
         return await self._answer(http, request, writer)
 
     async def _chat(self, http: web.Request) -> web.StreamResponse:
@@ -81,9 +83,10 @@ class HttpServer:
             wishes = openai_schema.chat_wishes(
                 body, tenant=_tenant(http), timeout_s=_timeout_s(http), traceparent=_traceparent(http)
             )
-            job = await self._intake.job(wishes)
+            job = await self._intake.job(_resumed(http, body, wishes))
             writer = self._writer(job, body, Endpoint.CHAT, echo=())
-            request = self._dispatcher.submit(job, _delivery(body))
+            copies = await self._dispatcher.copies_of(job)
+            request = self._dispatcher.submit(job, _delivery(body), copies)
         return await self._answer(http, request, writer)
 
     def _writer(self, job: Job, body: GenerationBody, endpoint: Endpoint, *, echo: tuple[str, ...]) -> ReplyWriter:
@@ -170,6 +173,18 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         _log.exception("%s %s failed", request.method, request.path)
         body = openai_errors.error_body("an internal error; see the router's log", kind="server_error")
         return web.Response(status=500, body=body, content_type=_JSON)
+
+
+def _resumed(http: web.Request, body: GenerationBody, wishes: Wishes) -> Wishes:
+    """With a Last-Event-ID: the earlier request that broke off there. Raises InvalidRequestError."""
+    last = http.headers.get("last-event-id")
+    if last is None:
+        return wishes
+    if not body.stream:
+        remedy = "set stream to true or remove it"
+        raise InvalidRequestError(field="last-event-id", problem="is given without stream", remedy=remedy)
+    request, next_index = event_ids.parse(last)
+    return replace(wishes, request=request, next_index=next_index)
 
 
 def _usage_event(body: GenerationBody) -> UsageEvent:

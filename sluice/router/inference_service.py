@@ -59,8 +59,9 @@ class InferenceService(sluice_pb2_grpc.InferenceServicer):
     ) -> AsyncGenerator[pb.GenerateEvent, None]:
         with self._dispatcher.observer.refusals():
             job = await self._intake.job(_wishes(message, timeout_s=timeout_s))
-            request = self._dispatcher.submit(job, Delivery.EACH_STEP)
-        completion_tokens, open_choices = 0, job.choices
+            copies = await self._dispatcher.copies_of(job)
+            request = self._dispatcher.submit(job, Delivery.EACH_STEP, copies)
+        completion_tokens, open_choices = sum(job.next_index), job.choices
         try:
             while pieces := await request.outbox.take():
                 for piece in pieces:
@@ -71,6 +72,9 @@ class InferenceService(sluice_pb2_grpc.InferenceServicer):
                         event.usage.prompt_tokens = job.prompt_tokens
                         event.usage.completion_tokens = completion_tokens
                     yield event
+            if open_choices:  # the client of a resumed request had the end of those already
+                usage = pb.Usage(prompt_tokens=job.prompt_tokens, completion_tokens=completion_tokens)
+                yield pb.GenerateEvent(request_id=job.request, usage=usage)
         finally:
             self._dispatcher.release(request)
 
@@ -79,16 +83,33 @@ def _wishes(message: pb.GenerateRequest, *, timeout_s: float | None) -> Wishes:
     if len(message.request_id) > REQUEST_ID_CHARS_MAX:
         remedy = f"send at most {REQUEST_ID_CHARS_MAX} characters"
         raise InvalidRequestError(field="request_id", problem="is too long", remedy=remedy)
+    n = message.n or 1
+    request = message.request_id or f"gen-{secrets.token_hex(12)}"
+    next_index: tuple[int, ...] = ()
+    if message.HasField("resume"):
+        request, next_index = message.resume.request_id, _next_index(message.resume, n)
     return Wishes(
-        request=RequestId(message.request_id or f"gen-{secrets.token_hex(12)}"),
+        request=RequestId(request),
         model=message.model,
         prompts=(_prompt(message),),
         sampling=_sampling(message.sampling),
-        n=message.n or 1,
+        n=n,
         stops=tuple(message.stop),
         timeout_s=timeout_s,
         tenant=message.tenant,
+        next_index=next_index,
     )
+
+
+def _next_index(resume: pb.Resume, choices: int) -> tuple[int, ...]:
+    """How many tokens of each choice the client has. Raises InvalidRequestError."""
+    if not resume.request_id or len(resume.request_id) > REQUEST_ID_CHARS_MAX:
+        remedy = "send the id of the request whose stream broke"
+        raise InvalidRequestError(field="resume.request_id", problem="is empty or too long", remedy=remedy)
+    if wrong := [choice for choice in resume.next_index if choice >= choices]:
+        remedy = "send the very same request again"
+        raise InvalidRequestError(field="resume.next_index", problem=f"names choice {wrong[0]}", remedy=remedy)
+    return tuple(resume.next_index.get(choice, 0) for choice in range(choices))
 
 
 def _prompt(message: pb.GenerateRequest) -> PromptInput:

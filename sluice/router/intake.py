@@ -6,7 +6,7 @@ Next: `dispatcher.py`.
 """
 
 import asyncio
-import secrets
+import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -76,6 +76,7 @@ class Wishes:
     timeout_s: float | None = None
     tenant: str = ""
     traceparent: str = ""
+    next_index: tuple[int, ...] = ()  # of a resumed request: how many tokens of each choice the client has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,12 +121,13 @@ class Intake:
             request=wishes.request,
             prompts=prompts,
             n=wishes.n,
-            sampling=self._sampling(wishes.sampling, prompts),
+            sampling=self._sampling(wishes.sampling, prompts, wishes.request),
             stops=wishes.stops,
             timeout_s=self._timeout_s(wishes.timeout_s),
             operation="chat" if isinstance(wishes.prompts[0], Conversation) else "text_completion",
             tenant=wishes.tenant,
             traceparent=wishes.traceparent,
+            next_index=wishes.next_index,
         )
 
     async def _prompts_elsewhere(
@@ -151,6 +153,10 @@ class Intake:
             _refuse("prompt", f"holds {len(wishes.prompts)} prompts", f"send at most {limits.prompts_max} at once")
         if len(wishes.stops) > STOPS_MAX:
             _refuse("stop", f"holds {len(wishes.stops)} strings", f"send at most {STOPS_MAX}")
+        choices = wishes.n * len(wishes.prompts)
+        if wishes.next_index and len(wishes.next_index) != choices:
+            problem = f"counts {len(wishes.next_index)} choices, the request has {choices}"
+            _refuse("last-event-id", problem, "send the very same request again")
         for stop in wishes.stops:
             if not 1 <= len(stop) <= STOP_CHARS_MAX:
                 _refuse("stop", f"has a string of {len(stop)} characters", f"send 1 to {STOP_CHARS_MAX}")
@@ -191,11 +197,11 @@ class Intake:
             bad = next(token for token in tokens if not 0 <= token < self._tokenizer.vocabulary)
             _refuse(field, f"names token {bad}", f"send token ids from 0 to {self._tokenizer.vocabulary - 1}")
 
-    def _sampling(self, wishes: SamplingWishes, prompts: Sequence[Prompt]) -> SamplingParams:
+    def _sampling(self, wishes: SamplingWishes, prompts: Sequence[Prompt], request: RequestId) -> SamplingParams:
         defaults = self._tokenizer.defaults
         self._check_ids("logit_bias", [token for token, _ in wishes.logit_bias])
         self._check_ids("stop_token_ids", wishes.stop_token_ids)
-        seed = secrets.randbits(64) if wishes.seed is None else wishes.seed
+        seed = _seed_of(request) if wishes.seed is None else wishes.seed
         if not SEED_MIN <= seed < 2**64:
             _refuse("seed", f"is {seed}", "send a 64-bit integer")
         return SamplingParams(
@@ -227,6 +233,11 @@ class Intake:
             problem = f"is {wish} after a prompt of {longest} tokens"
             _refuse("max_tokens", problem, f"send at most {room}: the model holds {limit} tokens in all")
         return room if wish is None else wish
+
+
+def _seed_of(request: RequestId) -> int:
+    """Every router draws the same for a request, so that one can repeat what another began."""
+    return int.from_bytes(hashlib.blake2b(request.encode(), digest_size=8).digest())
 
 
 def _or(wish: T | None, default: T) -> T:

@@ -34,6 +34,7 @@ class Job:
     operation: str = "text_completion"  # or "chat": GenAI conventions' words
     tenant: str = ""
     traceparent: str = ""
+    next_index: tuple[int, ...] = ()  # of a resumed request: how many tokens of each choice the client has
 
     @property
     def choices(self) -> int:
@@ -44,6 +45,15 @@ class Job:
     def prompt_tokens(self) -> int:
         """Tokens of all prompts, each counted once, as clients are billed."""
         return sum(len(prompt.tokens) for prompt in self.prompts)
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether an earlier stream of this request broke."""
+        return bool(self.next_index)
+
+    def first_index(self, choice: int) -> int:
+        """The first token of a choice that the client does not have."""
+        return self.next_index[choice] if self.next_index else 0
 
     def sampling_of(self, choice: int) -> SamplingParams:
         """Sampling of one choice: the outputs of one prompt draw with different seeds."""

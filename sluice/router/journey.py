@@ -6,7 +6,8 @@ Pure. `flow.py` feeds it events and carries out the effects.
        |                       ^ ^
        |      kept here -------' |                       (any) ended --> DONE, workers told
        |         |               |
-       '--placed split--> PREFILLING --committed--> DECODING -- finished --> DONE
+       |--placed split--> PREFILLING --committed--> DECODING -- finished --> DONE
+       '--adopted from an earlier router ------------> DECODING
                            ^     |                     |
               retargeted --'     |target lost          |
                            |     v                     |
@@ -43,6 +44,7 @@ class Event(Enum):
 
     PLACED_ALONE = auto()
     PLACED_SPLIT = auto()
+    ADOPTED = auto()  # a worker has it from an earlier router, and goes on for this one
     COMMITTED = auto()
     RETARGETED = auto()  # the handoff did not happen; another decode worker is named
     KEPT_HERE = auto()  # the handoff did not happen; it decodes where it is
@@ -74,6 +76,7 @@ Row: TypeAlias = tuple[State, tuple[Effect, ...]]
 TRANSITIONS: dict[tuple[State, Event], Row] = {
     (State.QUEUED, Event.PLACED_ALONE): (State.ALONE, (Effect.START,)),
     (State.QUEUED, Event.PLACED_SPLIT): (State.PREFILLING, (Effect.START,)),
+    (State.QUEUED, Event.ADOPTED): (State.DECODING, ()),
     (State.QUEUED, Event.ENDED): (State.DONE, (Effect.LEAVE_QUEUE, Effect.CLOSE)),
     (State.PREFILLING, Event.COMMITTED): (State.DECODING, ()),
     (State.PREFILLING, Event.RETARGETED): (State.PREFILLING, (Effect.RETARGET,)),

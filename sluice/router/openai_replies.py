@@ -12,6 +12,7 @@ from typing import Any, Final
 import orjson
 
 from sluice.clock import wall_ns
+from sluice.router.event_ids import EventIds
 from sluice.router.job import Job
 from sluice.router.output import Piece, TokenLogprobs
 from sluice.text.tokenizer import Tokenizer
@@ -69,6 +70,7 @@ class ReplyWriter:
             "model": model,
         }
         self._choices: dict[int, _Choice] = {}
+        self._ids = EventIds(job.request, [job.first_index(choice) for choice in range(job.choices)])
 
     def events(self, pieces: Iterable[Piece]) -> bytes:
         """Server-sent events for new output; maybe none yet."""
@@ -92,28 +94,31 @@ class ReplyWriter:
         if state is None:
             state = self._choices[piece.choice] = self._open(piece.choice)
         state.tokens += len(piece.tokens)
-        started = b"" if state.is_started else self._start(piece.choice, state)
+        event_id = self._ids.line(piece.choice, state.tokens)
+        text, started = piece.text, b""
+        if not state.is_started:
+            state.is_started = True
+            text, started = self._echo_of(piece.choice) + text, self._start(piece.choice)
         if piece.finish is None and not piece.logprobs:
-            if not piece.text:
+            if not text:
                 return started
-            return started + state.before_text + orjson.dumps(piece.text) + state.after_text
+            return started + event_id + state.before_text + orjson.dumps(text) + state.after_text
         logprobs = self._logprobs(piece, state)
         finish = None if piece.finish is None else piece.finish.value
-        return started + _sse(self._chunk(piece.choice, piece.text, logprobs=logprobs, finish=finish))
+        return started + event_id + _sse(self._chunk(piece.choice, text, logprobs=logprobs, finish=finish))
 
     def _open(self, choice: int) -> _Choice:
         """Encode a sample event and cut it at its text."""
         mark = "\N{OBJECT REPLACEMENT CHARACTER}cut here"
         before, after = _sse(self._chunk(choice, mark, logprobs=None, finish=None)).split(orjson.dumps(mark))
-        return _Choice(before, after)
+        have = self._job.first_index(choice)
+        return _Choice(before, after, is_started=have > 0, tokens=have)
 
-    def _start(self, choice: int, state: _Choice) -> bytes:
-        state.is_started = True
-        if self._endpoint is Endpoint.CHAT:
-            delta = {"role": "assistant", "content": ""}
-            return _sse(self._wrap({"index": choice, "delta": delta, "logprobs": None, "finish_reason": None}))
-        echo = self._echo_of(choice)
-        return _sse(self._chunk(choice, echo, logprobs=None, finish=None)) if echo else b""
+    def _start(self, choice: int) -> bytes:
+        if self._endpoint is Endpoint.COMPLETIONS:
+            return b""
+        delta = {"role": "assistant", "content": ""}
+        return _sse(self._wrap({"index": choice, "delta": delta, "logprobs": None, "finish_reason": None}))
 
     def _chunk(self, choice: int, text: str, *, logprobs: object, finish: str | None) -> dict[str, Any]:
         if self._endpoint is Endpoint.COMPLETIONS:
@@ -149,6 +154,7 @@ class ReplyWriter:
     def _usage(self) -> dict[str, Any]:
         prompt = self._job.prompt_tokens
         completion = sum(choice.tokens for choice in self._choices.values())
+        completion += sum(have for choice, have in enumerate(self._job.next_index) if choice not in self._choices)
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
     # ------------------------------------------------------------ log-probabilities
