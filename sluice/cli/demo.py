@@ -16,7 +16,7 @@ from sluice.cli.fleet_options import DEMO_MODEL, add_fleet_arguments, plan_from
 from sluice.cli.get import worker_columns
 from sluice.cli.local_fleet import LocalFleet
 from sluice.cli.tables import show
-from sluice.cli.up import start_with_progress
+from sluice.cli.up import interrupt_once, start_with_progress
 from sluice.wire.gen import sluice_pb2 as pb
 from sluice.wire.gen import sluice_pb2_grpc as rpc
 
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 0 when every request was answered, and rightly so by the demo model."""
     console = Console()
+    interrupt_once()
     started_s = time.monotonic()
     plan = plan_from(arguments, http_port=0, grpc_port=0)
     console.print(f"Starting a router and {len(plan.roles())} workers, each a process of its own …")

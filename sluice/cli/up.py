@@ -31,17 +31,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Start, say where, watch over the children, stop them all."""
     console = Console()
     plan = plan_from(arguments, http_port=arguments.port, grpc_port=arguments.grpc_port, host=arguments.host)
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_once()
     try:
         with start_with_progress(plan, console) as fleet:
             _say_where(console, fleet)
-            while True:
-                time.sleep(WATCH_EVERY_S)
-                for worker in fleet.restart_lost():
-                    console.print(f"{worker} has ended; its requests go on elsewhere while it is started again")
+            _watch(fleet, console)
     except KeyboardInterrupt:
-        console.print("\nstopped; no process is left behind")
-        return 0
+        console.print("stopped; no process is left behind")
+    return 0
 
 
 @contextlib.contextmanager
@@ -83,5 +80,25 @@ def _say_where(console: Console, fleet: LocalFleet) -> None:
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
+def _watch(fleet: LocalFleet, console: Console) -> None:
+    """Start lost workers again, until interrupted."""
+    try:
+        while True:
+            time.sleep(WATCH_EVERY_S)
+            for worker in fleet.restart_lost():
+                console.print(f"{worker} has ended; its requests go on elsewhere while it is started again")
+    except KeyboardInterrupt:
+        console.print("\nstopping …")
+        raise
+
+
+def interrupt_once() -> None:
+    """Let the first Ctrl-C or SIGTERM raise KeyboardInterrupt, and no other: stopping is never cut short."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+
+
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -108,7 +108,9 @@ def are_swept(files: set[Path]) -> bool:
 def test_interrupted_while_loading_it_stops_every_child(up: Up) -> None:
     wait_until(lambda: len(up.children()) == 2, "a router and a worker")
     children = up.children()
-    assert up.end(signal.SIGINT) == 0
+    for _ in range(3):  # an impatient person
+        up.process.send_signal(signal.SIGINT)
+    assert up.process.wait(30) == 0
     assert are_gone(children)
     assert not list(up.temporary.iterdir())
 
