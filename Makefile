@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help init demo test check format proto gpu bench clean
+.PHONY: help init demo test sim check format proto gpu bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -23,6 +23,11 @@ demo: $(STAMP) ## Start a router, prefill and decode workers; send requests; sho
 
 test: $(STAMP) ## Run every test that needs no GPU
 	$(PY) -m pytest tests --ignore=tests/gpu
+
+SEED ?= 0
+RUNS ?= 1000
+sim: $(STAMP) ## Random fault histories on virtual time: make sim RUNS=10000; one seed again: make sim SEED=123 RUNS=1
+	$(PY) -m sluice.testing.simulation --seed $(SEED) --runs $(RUNS)
 
 check: $(STAMP) ## Lint, types, import layers, house rules
 	$(VENV)/bin/ruff check .

@@ -1,0 +1,1 @@
+"""Deterministic fault simulation: the real router and worker code on one virtual clock."""

@@ -1,0 +1,118 @@
+"""One client's request and what the client saw of it, token by token.
+
+Runs in the router's process, as an HTTP handler does; what it has delivered is the client's and
+outlives the router. Judges: every token is the model's, in order, once; or a named error ends it.
+Next: `toy_model.py`, which knows the right answer.
+"""
+
+from dataclasses import dataclass, field
+
+from sluice.domain.block_hash import extend_chain, root_hash
+from sluice.domain.ids import RequestId
+from sluice.domain.sampling import SamplingParams
+from sluice.errors import Code, SluiceError
+from sluice.router.job import Job, Prompt
+from sluice.router.output import Delivery
+from sluice.testing.simulation import toy_model
+from sluice.testing.simulation.sim_router import SimRouter
+from sluice.testing.simulation.sim_worker import FINGERPRINT
+
+ROOT = root_hash(model_fingerprint=FINGERPRINT, salt="")
+HONEST_ERRORS = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
+
+
+@dataclass(kw_only=True)
+class Client:
+    """A request. `abort_after` tokens of its first choice it hangs up, if ever."""
+
+    name: str
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    n: int = 1
+    timeout_s: float = 60.0
+    abort_after: int | None = None
+    delivery: Delivery = Delivery.EACH_STEP
+    seen: dict[int, list[int]] = field(default_factory=dict)
+    finished: set[int] = field(default_factory=set)
+    error: str = ""
+    is_over: bool = False
+    problems: list[str] = field(default_factory=list)
+    _answers: dict[int, list[int]] = field(default_factory=dict)
+
+    def job(self) -> Job:
+        """What intake would have made of it."""
+        prompts = (Prompt(tokens=self.prompt, root=ROOT, unit_hashes=tuple(extend_chain(ROOT, self.prompt))),)
+        return Job(
+            request=RequestId(self.name),
+            prompts=prompts,
+            n=self.n,
+            sampling=self.sampling,
+            stops=(),
+            timeout_s=self.timeout_s,
+        )
+
+    async def ask(self, router: SimRouter) -> None:
+        """Send it and read the answer to its end."""
+        job = self.job()
+        try:
+            request = router.dispatcher.submit(job, self.delivery)
+        except SluiceError as error:
+            self._fail(error)
+            return
+        try:
+            while pieces := await request.outbox.take():
+                for piece in pieces:
+                    self._read(job, piece.choice, piece.first_index, piece.tokens)
+                    if piece.finish is not None:
+                        self.finished.add(piece.choice)
+                if self.abort_after is not None and len(self.seen.get(0, ())) >= self.abort_after:
+                    self.error = "aborted"
+                    break
+        except SluiceError as error:
+            self._fail(error)
+        finally:
+            self.is_over = True
+            if router.process.is_alive:
+                router.dispatcher.release(request)
+        if not self.error:
+            self._check_whole(job)
+
+    @property
+    def seen_tokens(self) -> int:
+        """How many tokens the client has got."""
+        return sum(map(len, self.seen.values()))
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether every choice came to its end."""
+        return len(self.finished) == self.n
+
+    def _read(self, job: Job, choice: int, first_index: int, tokens: list[int]) -> None:
+        seen = self.seen.setdefault(choice, [])
+        if first_index != len(seen):
+            self.problems.append(f"{self.name}/{choice}: token {first_index} came after {len(seen)} tokens")
+        seen += tokens
+        expected = self._expected(job, choice)
+        if seen != expected[: len(seen)]:
+            at = next(
+                (i for i, pair in enumerate(zip(seen, expected, strict=False)) if pair[0] != pair[1]), len(expected)
+            )
+            self.problems.append(f"{self.name}/{choice}: token {at} is not the model's ({len(expected)} expected)")
+
+    def _check_whole(self, job: Job) -> None:
+        for choice in range(self.n):
+            expected = self._expected(job, choice)
+            seen = self.seen.get(choice, [])
+            if seen != expected:
+                self.problems.append(f"{self.name}/{choice}: ended with {len(seen)} of {len(expected)} tokens")
+
+    def _expected(self, job: Job, choice: int) -> list[int]:
+        if choice not in self._answers:
+            self._answers[choice] = toy_model.answer(self.prompt, job.sampling_of(choice))
+        return self._answers[choice]
+
+    def _fail(self, error: SluiceError) -> None:
+        self.is_over = True
+        self.error = f"{error.code.value}: {error}"
+        if error.code not in HONEST_ERRORS:
+            self.problems.append(f"{self.name}: {self.error}")

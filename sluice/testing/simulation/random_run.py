@@ -1,0 +1,116 @@
+"""One random history: a platform, its load, its weather and its faults, all drawn from a seed.
+
+After the faults everything is healed, and within bounded time every request must have ended and
+nothing may be held anywhere. Next: `world.py`; `__main__.py` runs many.
+"""
+
+import asyncio
+import random
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from sluice.config.worker import TransferConfig
+from sluice.domain.role import Role
+from sluice.domain.sampling import SamplingParams
+from sluice.engine.contract import EngineLimits
+from sluice.router.output import Delivery
+from sluice.testing.simulation import faults, toy_model, weather
+from sluice.testing.simulation.clients import Client
+from sluice.testing.simulation.sim_worker import WorkerPlan
+from sluice.testing.simulation.world import Setting, World
+
+CALM_S_MAX: Final = 150.0
+"""Requests may wait 60 s for their deadline; what they held may wait for its lease and for a queue."""
+
+TOPOLOGIES: Final = (
+    (Role.PREFILL, Role.DECODE),
+    (Role.MIXED, Role.MIXED),
+    (Role.PREFILL, Role.DECODE, Role.DECODE),
+    (Role.PREFILL, Role.PREFILL, Role.DECODE, Role.DECODE),
+    (Role.MIXED, Role.MIXED, Role.MIXED),
+    (Role.PREFILL, Role.DECODE, Role.MIXED),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What one seed led to. `broken` is empty when every law held."""
+
+    seed: int
+    broken: tuple[str, ...]
+    log: tuple[str, ...]
+    answered: int
+    clients: int
+    virtual_s: float
+
+
+def setting_of(seed: int) -> Setting:
+    """The platform and weather of a seed."""
+    rng = random.Random(f"setting {seed}")
+    sky = weather.draw(rng)
+    checksums: Literal["always", "off"] = "always" if rng.random() < 0.5 else "off"
+    limits = EngineLimits(
+        batch_sequences_max=rng.choice([2, 4, 8]), step_tokens_max=rng.choice([24, 64]), sequence_tokens_max=256
+    )
+    plans = tuple(
+        WorkerPlan(
+            name=f"w{index}",
+            role=role,
+            blocks=rng.choice([10, 16, 40]),
+            block_tokens=rng.choice([16, 16, 32]),
+            limits=limits,
+            transfer=TransferConfig(lease_s=rng.choice([2.0, 6.0]), checksums=checksums),
+        )
+        for index, role in enumerate(rng.choice(TOPOLOGIES))
+    )
+    return Setting(
+        seed=seed,
+        workers=plans,
+        routers=rng.choice([1, 1, 2]),
+        weather=sky,
+        split_tokens_min=rng.choice([1, 1, 30]),
+    )
+
+
+def run(seed: int) -> Result:
+    """The whole history of a seed; equal seeds give equal histories."""
+    world = World(setting_of(seed))
+    world.run(_history)
+    return Result(
+        seed=seed,
+        broken=tuple(world.checkers.broken),
+        log=tuple(world.log_lines),
+        answered=sum(client.is_answered for client in world.clients),
+        clients=len(world.clients),
+        virtual_s=world.loop.time(),
+    )
+
+
+async def _history(world: World) -> None:
+    rng = world.rng
+    for_s = rng.choice([1.0, 3.0, 8.0])
+    trouble = asyncio.create_task(faults.happen(world, for_s=for_s), name="faults")
+    shared = tuple(rng.randrange(11, toy_model.VOCABULARY) for _ in range(48))
+    for number in range(rng.randrange(2, 9)):
+        await asyncio.sleep(rng.random() * for_s / 4)
+        world.ask(_client(number, shared, rng), rng.choice(list(world.routers)))
+    await trouble
+    if not world.checkers.broken:
+        world.calm_down()
+        await world.wait_quiet(within_s=CALM_S_MAX)
+
+
+def _client(number: int, shared: tuple[int, ...], rng: random.Random) -> Client:
+    length = rng.choice([1, 5, 16, 33, 70, 110])
+    own = tuple(rng.randrange(11, toy_model.VOCABULARY) for _ in range(length))
+    prompt = (*shared, *own) if rng.random() < 0.3 else own
+    max_tokens = rng.choice([1, 2, 8, 30])
+    return Client(
+        name=f"c{number}",
+        prompt=prompt,
+        sampling=SamplingParams(max_tokens=max_tokens, seed=rng.randrange(1000), ignore_eos=rng.random() < 0.5),
+        n=rng.choice([1, 1, 1, 2]),
+        timeout_s=rng.choice([5.0, 60.0, 60.0]),
+        abort_after=rng.randrange(max_tokens) if rng.random() < 0.2 else None,
+        delivery=rng.choice([Delivery.EACH_STEP, Delivery.EACH_STEP, Delivery.AT_END]),
+    )

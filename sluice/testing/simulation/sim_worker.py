@@ -1,0 +1,196 @@
+"""One simulated worker: production's shell, stages, peers and links over a toy engine and a virtual mover.
+
+The counterpart of `cli/worker_process.py`, part by part; an incarnation ends with its process and
+a new one starts under another boot id. Next: `toy_engine.py`, `virtual_mover.py`.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Final, Protocol, cast
+
+from sluice.clock import Clock
+from sluice.config.worker import TransferConfig
+from sluice.decode_worker.arrivals import ArrivalTable
+from sluice.decode_worker.migrations import MigrationTable
+from sluice.domain.ids import BootId, WorkerId
+from sluice.domain.load import WorkerInfo
+from sluice.domain.role import Role
+from sluice.engine.contract import Engine, EngineLimits, StepReport
+from sluice.kv_transfer.transport import Push
+from sluice.prefill_worker.handoffs import HandoffTable
+from sluice.telemetry.metrics import WorkerMetrics
+from sluice.testing.simulation import toy_model
+from sluice.testing.simulation.channel import connector
+from sluice.testing.simulation.network import PEER, Network
+from sluice.testing.simulation.toy_engine import ToyEngine
+from sluice.testing.simulation.virtual_loop import Process
+from sluice.testing.simulation.virtual_mover import VirtualMover
+from sluice.testing.simulation.virtual_steps import VirtualSteps
+from sluice.worker.lease_renewal import renew_forever
+from sluice.worker.outbound import Surroundings
+from sluice.worker.peer_service import PeerService
+from sluice.worker.peers import OwnSide, Peers, own_identity
+from sluice.worker.router_link import RouterLink
+from sluice.worker.shell import Shell
+
+FINGERPRINT: Final = "toy"
+METRICS: Final = WorkerMetrics()  # one for all: nobody reads them here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerPlan:
+    """What one worker of a simulation is, through all its incarnations."""
+
+    name: str
+    role: Role = Role.MIXED
+    blocks: int = 64
+    block_tokens: int = 16
+    limits: EngineLimits = field(
+        default_factory=lambda: EngineLimits(batch_sequences_max=8, step_tokens_max=64, sequence_tokens_max=256)
+    )
+    transfer: TransferConfig = field(default_factory=lambda: TransferConfig(lease_s=6.0, checksums="always"))
+
+
+class Watcher(Protocol):
+    """Who hears what the laws are about."""
+
+    def fail(self, what: str) -> None: ...
+
+    def on_step(self, boot: str, report: StepReport) -> None: ...
+
+    def on_landing(self, target: ToyEngine, worker: str, push: Push) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSurroundings:
+    """What all workers of a simulation share."""
+
+    network: Network
+    watcher: Watcher
+    movers: dict[BootId, VirtualMover]
+    engines: dict[BootId, ToyEngine]
+    routers: Sequence[str]
+    step_s: Callable[[], float]
+
+
+class SimWorker:
+    """One incarnation. Made inside its process; `run` until it dies."""
+
+    def __init__(
+        self, plan: WorkerPlan, around: WorkerSurroundings, *, process: Process, boot: BootId, clock: Clock
+    ) -> None:
+        self.plan = plan
+        self.process = process
+        self.boot = boot
+        self._around = around
+        network, watcher = around.network, around.watcher
+        geometry = toy_model.geometry(blocks=plan.blocks, block_tokens=plan.block_tokens)
+        self.engine = ToyEngine(geometry, plan.limits, on_wrong_kv=watcher.fail)
+        around.engines[boot] = self.engine
+        self.mover = VirtualMover(
+            network, process, boot, self.engine.memory, around.movers,
+            lambda target, push: watcher.on_landing(around.engines[target.boot], target.process.name, push),
+        )  # fmt: skip
+        self._clock = clock
+        self.shell = Shell(
+            cast("Engine", self.engine), self._info(), METRICS, clock,
+            make_steps=self._steps,
+        )  # fmt: skip
+        identity = own_identity(model_fingerprint=FINGERPRINT, geometry=geometry)
+        own = OwnSide(worker=WorkerId(plan.name), boot=boot, identity=identity)
+        self.peers = Peers(own, self.mover, connect=connector(network, process))
+        view = memoryview(self.engine.memory)
+        surroundings = Surroundings(
+            shell=self.shell,
+            peers=self.peers,
+            mover=self.mover,
+            view=view,
+            settings=plan.transfer,
+            metrics=METRICS,
+            transfers=count(1),
+            pushes=count(1),
+        )
+        self.handoffs = HandoffTable(surroundings)
+        self.migrations = MigrationTable(surroundings)
+        self.arrivals = ArrivalTable(
+            shell=self.shell,
+            mover=self.mover,
+            identity=identity,
+            settings=plan.transfer,
+            metrics=METRICS,
+            view=view,
+        )
+        self.engine.listen(self.handoffs.on_group)
+        self.shell.attach_stages(handoffs=self.handoffs, migrations=self.migrations, arrivals=self.arrivals)
+        service = PeerService(self.arrivals, lambda: own.hello(self.mover))
+        network.listen(plan.name, PEER, process, service)
+
+    async def run(self) -> str:
+        """Work until something kills the worker from inside; why."""
+        self.shell.open()
+        connect = connector(self._around.network, self.process)
+        tasks = [
+            *(asyncio.create_task(RouterLink(address, self.shell, connect=connect).run(), name=f"link {address}")
+              for address in self._around.routers),
+            asyncio.create_task(self._renew(), name="lease-renewal"),
+            asyncio.create_task(self.arrivals.reap_forever(), name="lease-reaper"),
+        ]  # fmt: skip
+        waited: list[asyncio.Future[None]] = [*tasks, self.shell.died]
+        done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        return "; ".join(repr(ended.exception()) for ended in done)
+
+    def leftovers(self) -> list[str]:
+        """What this worker still holds for anybody."""
+        counts = self.engine.blocks()
+        pool = counts.active + counts.held + counts.reserved
+        found = {
+            "live sequences": self.shell.live_sequences,
+            "reservations": self.arrivals.leases,
+            "handoffs": self.handoffs.open,
+            "migrations": self.migrations.open,
+            "engine sequences": len(list(self.engine.scheduler.sequences)),
+            "engine reservations": len(list(self.engine.handover.block_tables)),
+            "blocks in use": pool,
+            "pushes": len(self.mover.flights),
+            "quarantined bytes": self.mover.quarantined_bytes,
+            "open grants": len(self.mover.open_grants),
+        }
+        return [f"{self.process.name}: {number} {what}" for what, number in found.items() if number]
+
+    async def _renew(self) -> None:
+        await renew_forever(
+            lambda: self.boot,
+            lambda: [*self.handoffs.open_transfers(), *self.migrations.open_transfers()],
+            lease_s=self.plan.transfer.lease_s,
+        )
+
+    def _steps(
+        self,
+        engine: Engine,  # noqa: ARG002 - it is ours
+        *,
+        on_change: Callable[[Engine, StepReport], None],
+        on_death: Callable[[BaseException], None],
+    ) -> VirtualSteps:
+        def changed(engine: Engine, report: StepReport) -> None:
+            self._around.watcher.on_step(self.boot, report)
+            on_change(engine, report)
+
+        return VirtualSteps(self.process, self.engine, step_s=self._around.step_s, on_change=changed, on_death=on_death)
+
+    def _info(self) -> WorkerInfo:
+        plan = self.plan
+        return WorkerInfo(
+            worker=WorkerId(plan.name),
+            boot=self.boot,
+            role=plan.role,
+            model=FINGERPRINT,
+            model_fingerprint=FINGERPRINT,
+            kv_address=plan.name,
+            block_tokens=plan.block_tokens,
+            blocks=plan.blocks,
+            sequence_tokens_max=plan.limits.sequence_tokens_max,
+            batch_sequences_max=plan.limits.batch_sequences_max,
+            device="virtual",
+        )
