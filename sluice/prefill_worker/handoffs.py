@@ -56,6 +56,9 @@ class HandoffTable:
         if outgoing is not None and outgoing.state.epoch == epoch:
             outgoing.retarget(target)
 
+    def holds(self, sequence: SequenceId) -> bool:
+        return sequence in self._outgoing
+
     def cancel(self, sequence: SequenceId) -> bool:
         outgoing = self._outgoing.get(sequence)
         if outgoing is None:

@@ -230,11 +230,11 @@ class Shell:
     def _make_way(self, sequence: SequenceId, epoch: Epoch) -> None:
         """A newer owner's copy replaces an older one. Raises SluiceError if it may not, or not yet."""
         live = self._live.get(sequence)
-        if live is None:
+        if live is None and not self._handoffs.holds(sequence):
             self._orphans.leave(sequence)
-        elif live.epoch >= epoch:
+        elif live is not None and live.epoch >= epoch:
             raise StaleEpochError(f"the sequence lives here under epoch {live.epoch}")
-        elif live.is_handoff:
+        elif live is None or live.is_handoff:
             raise NoWorkerError("an earlier copy of the sequence has not left yet; place elsewhere")
         else:
             self._drop(sequence)

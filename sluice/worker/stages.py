@@ -41,6 +41,10 @@ class Handoffs(Protocol):
         """After a refusal or failure: another target, or none, which means decode here."""
         ...
 
+    def holds(self, sequence: SequenceId) -> bool:
+        """Whether blocks of the sequence may still be read by a push of its handoff, though it was given up."""
+        ...
+
     def cancel(self, sequence: SequenceId) -> bool:
         """Give the sequence up. True if it was in a handoff: its blocks are freed here when safe."""
         ...
