@@ -52,6 +52,7 @@ class RunningRouter:
     dispatcher: Dispatcher
     http_port: int
     grpc_port: int
+    http: web.AppRunner
 
 
 @contextlib.asynccontextmanager
@@ -93,11 +94,11 @@ async def serve(config: RouterConfig, *, clock: Clock) -> AsyncIterator[RunningR
         grpc_port = await _start_grpc(server, config)
         stack.push_async_callback(server.stop, LINK_GRACE_S)
         stack.callback(dispatcher.close, "the router is stopping")
-        http_port = await _start_http(http.application(), config, stack)
+        runner, http_port = await _start_http(http.application(), config, stack)
         ticker = asyncio.create_task(_tick(dispatcher), name="router tick")
         stack.callback(ticker.cancel)
         _log.info("serving %s: http %s:%d, grpc %s:%d", model, config.host, http_port, config.host, grpc_port)
-        yield RunningRouter(dispatcher=dispatcher, http_port=http_port, grpc_port=grpc_port)
+        yield RunningRouter(dispatcher=dispatcher, http_port=http_port, grpc_port=grpc_port, http=runner)
 
 
 async def run(config: RouterConfig) -> None:
@@ -173,7 +174,9 @@ async def _start_grpc(server: grpc.aio.Server, config: RouterConfig) -> int:
     return port
 
 
-async def _start_http(app: web.Application, config: RouterConfig, stack: contextlib.AsyncExitStack) -> int:
+async def _start_http(
+    app: web.Application, config: RouterConfig, stack: contextlib.AsyncExitStack
+) -> tuple[web.AppRunner, int]:
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
@@ -184,7 +187,7 @@ async def _start_http(app: web.Application, config: RouterConfig, stack: context
         where = f"{config.host}:{config.http_port}"
         raise ConfigError(f"http_port: {where} cannot be bound ({error.strerror}); choose a free port") from error
     port: int = runner.addresses[0][1]
-    return port
+    return runner, port
 
 
 async def _tick(dispatcher: Dispatcher) -> None:

@@ -7,10 +7,11 @@ Not for tests of crashes: `sluice.cli.local_fleet` starts real processes.
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import openai
 
@@ -24,6 +25,7 @@ from sluice.kv_transfer.backends import open_backends
 from sluice.kv_transfer.inproc_transport import InprocNetwork, InprocTransport
 from sluice.kv_transfer.transport import Transport
 from sluice.router.process import RunningRouter, serve
+from sluice.router.worker_link import WorkerLink
 from sluice.testing.tiny_tokenizer import make_model_directory
 from sluice.wire import channels
 from sluice.wire.gen import sluice_pb2 as pb
@@ -56,6 +58,8 @@ class Platform:
     built: dict[str, BuiltEngine] = field(default_factory=dict)
     stops: dict[str, asyncio.Event] = field(default_factory=dict)
     tasks: dict[str, "asyncio.Task[None]"] = field(default_factory=dict)
+    routers: list[RunningRouter] = field(default_factory=list)  # the first is `router`
+    router_stacks: list[contextlib.AsyncExitStack] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -95,6 +99,17 @@ class Platform:
         async with channels.connect(f"127.0.0.1:{self.router.grpc_port}") as channel:
             return await rpc.AdminStub(channel).Flip(pb.FlipRequest(worker=worker, role=role, deadline_s=30.0))
 
+    async def crash_router(self, number: int) -> None:
+        """Its clients lose their streams at once, and its workers, a moment later, theirs, without a last word."""
+        router = self.routers[number]
+        for member in router.dispatcher.fleet:
+            member.link = SilentLink()
+        assert router.http.server is not None
+        for connection in router.http.server.connections:
+            assert connection.transport is not None
+            connection.transport.abort()
+        await self.router_stacks[number].aclose()
+
     def is_quiet(self, name: str) -> bool:
         worker = self.workers[name]
         blocks = self.built[name].engine.blocks()
@@ -110,7 +125,20 @@ class Platform:
         del self.workers[name]
 
 
-StartPlatform = Callable[[Sequence[WorkerPlan]], AbstractAsyncContextManager[Platform]]
+class SilentLink(WorkerLink):
+    """What a dead router says."""
+
+    def send(self, message: pb.RouterMessage) -> None:
+        pass
+
+    def close(self, reason: str) -> None:
+        pass
+
+
+class StartPlatform(Protocol):
+    def __call__(
+        self, plans: Sequence[WorkerPlan], *, routers: int = 1, router_grace_s: float = 30.0
+    ) -> AbstractAsyncContextManager[Platform]: ...
 
 
 def make_model(directory: Path) -> Path:
@@ -121,8 +149,10 @@ def make_model(directory: Path) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def start(plans: Sequence[WorkerPlan], model_path: Path) -> AsyncIterator[Platform]:
-    """A router and these workers; every prompt of 2 tokens or more is disaggregated if it can be."""
+async def start(
+    plans: Sequence[WorkerPlan], model_path: Path, *, routers: int = 1, router_grace_s: float = 30.0
+) -> AsyncIterator[Platform]:
+    """Routers and these workers; every prompt of 2 tokens or more is disaggregated if it can be."""
     config = RouterConfig(
         model_path=str(model_path),
         model_name="tiny",
@@ -132,27 +162,33 @@ async def start(plans: Sequence[WorkerPlan], model_path: Path) -> AsyncIterator[
         placement=PlacementConfig(disaggregate_tokens_min=2),
     )
     network = InprocNetwork()
-    async with serve(config, clock=SystemClock()) as router:
-        url = f"http://127.0.0.1:{router.http_port}/v1"
-        async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
-            platform = Platform(router, client)
-            for plan in plans:
-                start_worker(platform, plan, model_path, network)
-            try:
-                await wait_joined(platform, len(plans))
-                yield platform
-            finally:
-                for name in list(platform.workers):
-                    await platform.stop_worker(name)
+    async with contextlib.AsyncExitStack() as stack:
+        stacks = [await stack.enter_async_context(contextlib.AsyncExitStack()) for _ in range(routers)]
+        running = [await one.enter_async_context(serve(config, clock=SystemClock())) for one in stacks]
+        url = f"http://127.0.0.1:{running[0].http_port}/v1"
+        client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=60)
+        await stack.enter_async_context(client)
+        platform = Platform(running[0], client, routers=running, router_stacks=stacks)
+        for plan in plans:
+            start_worker(platform, plan, model_path, network, router_grace_s=router_grace_s)
+        try:
+            await wait_joined(platform, len(plans))
+            yield platform
+        finally:
+            for name in list(platform.workers):
+                await platform.stop_worker(name)
 
 
-def start_worker(platform: Platform, plan: WorkerPlan, model_path: Path, network: InprocNetwork) -> None:
+def start_worker(
+    platform: Platform, plan: WorkerPlan, model_path: Path, network: InprocNetwork, *, router_grace_s: float
+) -> None:
     config = WorkerConfig(
         worker=plan.name,
         role=plan.role,  # type: ignore[arg-type]  # a test writes it as text
         model_path=str(model_path),
         model_name="tiny",
-        routers=(f"127.0.0.1:{platform.router.grpc_port}",),
+        routers=tuple(f"127.0.0.1:{router.grpc_port}" for router in platform.routers),
+        router_grace_s=router_grace_s,
         engine=EngineConfig(
             threads=1,
             block_tokens=plan.block_tokens,
@@ -182,7 +218,7 @@ def start_worker(platform: Platform, plan: WorkerPlan, model_path: Path, network
 
 async def wait_joined(platform: Platform, count: int) -> None:
     async with asyncio.timeout(READY_S_MAX):
-        while len([member for member in platform.router.dispatcher.fleet if member.is_ready]) < count:
+        while any(len([m for m in router.dispatcher.fleet if m.is_ready]) < count for router in platform.routers):
             for task in platform.tasks.values():
                 if task.done():
                     task.result()

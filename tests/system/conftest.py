@@ -20,7 +20,9 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start_platform(model_path: Path) -> StartPlatform:
     """Start a router and workers with that model."""
 
-    def start_with_model(plans: Sequence[WorkerPlan]) -> AbstractAsyncContextManager[Platform]:
-        return start(plans, model_path)
+    def start_with_model(
+        plans: Sequence[WorkerPlan], *, routers: int = 1, router_grace_s: float = 30.0
+    ) -> AbstractAsyncContextManager[Platform]:
+        return start(plans, model_path, routers=routers, router_grace_s=router_grace_s)
 
     return start_with_model
