@@ -20,6 +20,7 @@ def add_fleet_arguments(parser: argparse.ArgumentParser, *, prefill: int, decode
     parser.add_argument("--prefill", type=int, default=prefill, metavar="N", help="prefill workers (%(default)s)")
     parser.add_argument("--decode", type=int, default=decode, metavar="N", help="decode workers (%(default)s)")
     parser.add_argument("--mixed", type=int, metavar="N", help="N colocated workers instead")
+    parser.add_argument("--routers", type=int, default=1, metavar="N", help="routers side by side (%(default)s)")
     parser.add_argument("--transport", choices=["auto", "shm", "tcp", "nixl"], default="auto", help="how KV moves")
     parser.add_argument("--block-tokens", type=int, default=16, help="KV block size, a multiple of 16 (%(default)s)")
     parser.add_argument("--kv-memory-mib", type=int, default=128, help="KV pool of each worker (%(default)s)")
@@ -45,6 +46,7 @@ def plan_from(arguments: argparse.Namespace, *, http_port: int, grpc_port: int, 
         prefill=0 if is_mixed else arguments.prefill,
         decode=0 if is_mixed else arguments.decode,
         mixed=arguments.mixed if is_mixed else 0,
+        routers=arguments.routers,
         host=host,
         http_port=http_port,
         grpc_port=grpc_port,

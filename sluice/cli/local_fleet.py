@@ -1,4 +1,4 @@
-"""A whole platform on this machine: one router and its workers as processes, the same programs as in a cluster.
+"""A whole platform on this machine: routers and workers as processes, the same programs as in a cluster.
 
 Owns the children, their settings files and logs (in one temporary folder), and stops them all,
 whatever happens. Next: `child.py`.
@@ -35,6 +35,16 @@ WORKERS_MAX: Final = 64
 RESTARTS_MAX: Final = 3  # of one worker; more means that it cannot run here
 ROUTER: Final = "router"
 PORT_MAX: Final = 65_535
+ROUTERS_MAX: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RouterPlace:
+    """One router's name and ports."""
+
+    name: str
+    http_port: int
+    grpc_port: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +56,7 @@ class FleetPlan:
     prefill: int = 1
     decode: int = 1
     mixed: int = 0
+    routers: int = 1  # the second listens two ports above the first, and so on
     host: str = "127.0.0.1"
     http_port: int = 0
     grpc_port: int = 0
@@ -72,8 +83,11 @@ class LocalFleet:
         self._workers = plan.roles()
         self._folder: Path | None = None
         self._restarts = dict.fromkeys((worker for worker, _ in self._workers), 0)
-        self.http_port = plan.http_port or free_port(plan.host)
-        self.grpc_port = plan.grpc_port or free_port(plan.host)
+        if not 0 < plan.routers <= ROUTERS_MAX:
+            raise ConfigError(f"--routers: is {plan.routers}; use 1 to {ROUTERS_MAX}")
+        self.routers = [_place(plan, number) for number in range(plan.routers)]
+        self._restarts |= dict.fromkeys((router.name for router in self.routers), 0)
+        self.http_port, self.grpc_port = self.routers[0].http_port, self.routers[0].grpc_port
         self.children: dict[str, Child] = {}
 
     @property
@@ -84,22 +98,30 @@ class LocalFleet:
 
     @property
     def url(self) -> str:
-        """Where OpenAI clients connect."""
+        """Where OpenAI clients connect; the first router's."""
         return f"http://{self.plan.host}:{self.http_port}/v1"
 
     @property
     def grpc_address(self) -> str:
-        """Where gRPC clients, `sluice get` and workers connect."""
+        """Where gRPC clients and `sluice get` connect; the first router's."""
         return f"{self.plan.host}:{self.grpc_port}"
 
+    @property
+    def urls(self) -> list[str]:
+        """Where OpenAI clients may connect, router by router."""
+        return [f"http://{self.plan.host}:{router.http_port}/v1" for router in self.routers]
+
     def __enter__(self) -> Self:
-        check_port_free(self.plan.host, self.http_port, option="--port")
-        check_port_free(self.plan.host, self.grpc_port, option="--grpc-port")
-        if self.http_port == self.grpc_port:
-            raise ConfigError(f"--grpc-port: is {self.grpc_port}, and so is --port; choose two")
+        for router in self.routers:
+            check_port_free(self.plan.host, router.http_port, option="--port")
+            check_port_free(self.plan.host, router.grpc_port, option="--grpc-port")
+        http_ports = {router.http_port for router in self.routers}
+        if clash := http_ports & {router.grpc_port for router in self.routers}:
+            raise ConfigError(f"--grpc-port: is {min(clash)}, and so is --port; choose two")
         self._folder = Path(tempfile.mkdtemp(prefix="sluice-"))
         try:
-            self._start_router()
+            for router in self.routers:
+                self._start_router(router)
             for worker, role in self._workers:
                 self.start_worker(worker, role)
         except BaseException:
@@ -118,7 +140,7 @@ class LocalFleet:
             role=role,
             model_path=str(self.plan.model_path),
             model_name=self.plan.model_name,
-            routers=(self.grpc_address,),
+            routers=tuple(f"{self.plan.host}:{router.grpc_port}" for router in self.routers),
             host=self.plan.host,
             stop_grace_s=WORKER_GRACE_S,
             engine=dataclasses.replace(self.plan.engine, threads=threads),
@@ -148,19 +170,28 @@ class LocalFleet:
             time.sleep(0.1)
 
     def restart_lost(self) -> list[str]:
-        """Start workers that have ended once more, under their names; returns those names.
+        """Start workers, and routers that are not the only one, once more if they have ended; returns their names.
 
-        Raises ChildDiedError when the router has ended, or a worker for the RESTARTS_MAX-th time.
+        Raises ChildDiedError when the only router has ended, or another one for the RESTARTS_MAX-th time.
         """
-        self.children[ROUTER].check_alive()
+        if len(self.routers) == 1:
+            self.children[ROUTER].check_alive()
+        routers = [router for router in self.routers if not self.children[router.name].is_alive()]
+        for router in routers:
+            self._bury(router.name)
+            self._start_router(router)
         lost = [(worker, role) for worker, role in self._workers if not self.children[worker].is_alive()]
         for worker, role in lost:
-            self._restarts[worker] += 1
-            if self._restarts[worker] > RESTARTS_MAX:
-                self.children[worker].check_alive()
-            self.children[worker].stop(grace_s=0)
+            self._bury(worker)
             self.start_worker(worker, role)
-        return [worker for worker, _ in lost]
+        return [*(router.name for router in routers), *(worker for worker, _ in lost)]
+
+    def _bury(self, name: str) -> None:
+        """Raises ChildDiedError if it has died too often."""
+        self._restarts[name] += 1
+        if self._restarts[name] > RESTARTS_MAX:
+            self.children[name].check_alive()
+        self.children[name].stop(grace_s=0)
 
     def stop(self) -> None:
         """Stop every child, workers first, so that they can say goodbye; then remove what they leave."""
@@ -173,16 +204,16 @@ class LocalFleet:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _start_router(self) -> None:
+    def _start_router(self, router: RouterPlace) -> None:
         config = RouterConfig(
             model_path=str(self.plan.model_path),
             model_name=self.plan.model_name,
             host=self.plan.host,
-            http_port=self.http_port,
-            grpc_port=self.grpc_port,
-            telemetry=self._telemetry(ROUTER),
+            http_port=router.http_port,
+            grpc_port=router.grpc_port,
+            telemetry=self._telemetry(router.name),
         )
-        self._start(ROUTER, "router", config, {})
+        self._start(router.name, "router", config, {})
 
     def _start(self, name: str, command: str, config: RouterConfig | WorkerConfig, environment: dict[str, str]) -> None:
         path = self.folder / f"{name}.yaml"
@@ -193,12 +224,16 @@ class LocalFleet:
         child.start()
 
     def _joined(self) -> list[str]:
-        try:
-            with grpc.insecure_channel(self.grpc_address) as channel:
-                reply = rpc.AdminStub(channel).GetWorkers(pb.GetWorkersRequest(), timeout=2.0)
-        except grpc.RpcError:
-            return []
-        return sorted(row.info.worker for row in reply.workers if row.load.lifecycle == "ready")
+        """Workers that are ready at every router."""
+        ready = {worker for worker, _ in self._workers}
+        for router in self.routers:
+            try:
+                with grpc.insecure_channel(f"{self.plan.host}:{router.grpc_port}") as channel:
+                    reply = rpc.AdminStub(channel).GetWorkers(pb.GetWorkersRequest(), timeout=2.0)
+            except grpc.RpcError:
+                return []
+            ready &= {row.info.worker for row in reply.workers if row.load.lifecycle == "ready"}
+        return sorted(ready)
 
     def _telemetry(self, name: str) -> TelemetryConfig:
         telemetry = self.plan.telemetry
@@ -214,6 +249,13 @@ def _plain(values: dict[str, object]) -> dict[str, object]:
         key: _plain(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
         for key, value in values.items()
     }
+
+
+def _place(plan: FleetPlan, number: int) -> RouterPlace:
+    name = f"{ROUTER}-{number}" if number else ROUTER
+    http_port = plan.http_port + 2 * number if plan.http_port else free_port(plan.host)
+    grpc_port = plan.grpc_port + 2 * number if plan.grpc_port else free_port(plan.host)
+    return RouterPlace(name, http_port, grpc_port)
 
 
 def free_port(host: str) -> int:

@@ -64,7 +64,7 @@ def _say_where(console: Console, fleet: LocalFleet) -> None:
     workers = ", ".join(name for name, _ in fleet.plan.roles())
     lines = (
         f"Sluice serves {fleet.plan.model_name}",
-        f"  OpenAI API  {fleet.url}",
+        f"  OpenAI API  {', '.join(fleet.urls)}",
         f"  gRPC        {fleet.grpc_address}",
         f"  workers     {workers}",
         f"  logs        {fleet.folder}",

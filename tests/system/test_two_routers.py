@@ -6,10 +6,6 @@ import pytest
 from in_process import Platform, StartPlatform, WorkerPlan
 from sse_client import Answer, stream_completion
 
-from sluice.wire import channels
-from sluice.wire.gen import sluice_pb2 as pb
-from sluice.wire.gen import sluice_pb2_grpc as rpc
-
 TOKENS = 300
 PAIR = (
     WorkerPlan(name="p", role="prefill", transports=("shm",), kv_memory_mib=16),
