@@ -64,14 +64,14 @@ class Evacuations:
             if member.load.lifecycle is Lifecycle.DRAINING:
                 self._step(self.of(member), now_s=now_s)
             elif member.slot in self._under_way:
+                self._watch(self.of(member))
                 self.of(member).note()
                 if member.is_ready:
                     del self._under_way[member.slot]  # it admits again
 
     def _step(self, evacuation: Evacuation, *, now_s: float) -> None:
         member = evacuation.member
-        flows = [self._flows[sequence] for sequence in sorted(member.sequences)]
-        evacuation.watched.update({flow.sequence: flow for flow in flows})
+        flows = self._watch(evacuation)
         room = MOVES_MAX - sum(flow.target is not None for flow in flows)
         is_late = 0.0 < member.drain_left_s(now_s=now_s) < RESTART_MARGIN_S
         for flow in flows:
@@ -82,6 +82,12 @@ class Evacuations:
             elif flow.can_move and room > 0:
                 room -= self._move(flow, now_s=now_s)
         evacuation.note()
+
+    def _watch(self, evacuation: Evacuation) -> list[Flow]:
+        """What is on the worker now; some of it may have been sent before the worker said that it drains."""
+        flows = [self._flows[sequence] for sequence in sorted(evacuation.member.sequences)]
+        evacuation.watched.update({flow.sequence: flow for flow in flows})
+        return flows
 
     def _move(self, flow: Flow, *, now_s: float) -> bool:
         target = self._targets.elsewhere_for(flow)
