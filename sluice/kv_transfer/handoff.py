@@ -132,7 +132,7 @@ SENDER: Final[Mapping[tuple[SenderState, SenderEvent], SenderRow]] = {
     (_S.PUSHING, _SE.CANCELLED): (_S.CANCELLING, (_SX.STOP_PUSHES,)),
     # No push runs while committing, so nothing needs to be waited for.
     (_S.COMMITTING, _SE.COMMIT_ACCEPTED): (_S.DONE, (_SX.RELEASE_BLOCKS, _SX.REPORT_COMMITTED)),
-    (_S.COMMITTING, _SE.COMMIT_REFUSED): (_S.FAILED, _FAIL),
+    (_S.COMMITTING, _SE.COMMIT_REFUSED): (_S.FAILED, (_SX.DROP_RESERVATION, *_FAIL)),
     (_S.COMMITTING, _SE.COMMIT_LOST): (_S.FAILED, (_SX.DROP_RESERVATION, *_FAIL)),
     (_S.COMMITTING, _SE.LEASE_LOST): (_S.COMMITTING, ()),  # the answer to the commit decides
     (_S.COMMITTING, _SE.CANCELLED): (_S.CANCELLED, (_SX.DROP_RESERVATION, _SX.RELEASE_BLOCKS)),

@@ -6,12 +6,9 @@ Next: `pushes.py`.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
-
-import grpc
 
 from sluice.config.worker import TransferConfig
 from sluice.domain.ids import BlockHash, BlockId, Epoch, SequenceId
@@ -26,13 +23,10 @@ from sluice.telemetry.metric_table import Direction
 from sluice.telemetry.metrics import WorkerMetrics
 from sluice.wire import convert
 from sluice.wire.gen import sluice_pb2 as pb
-from sluice.wire.status import describe
 from sluice.worker.peers import Peer, Peers
 from sluice.worker.push_progress import PushProgress
 from sluice.worker.pushes import Landing, Pushes, Source
 from sluice.worker.shell import Shell
-
-log = logging.getLogger(__name__)
 
 CALL_S_MAX: Final = 10.0
 CHECKSUM_EVERY: Final = 256  # transfers, when checksums are sampled
@@ -154,18 +148,14 @@ class Outbound:
         return reply
 
     async def drop(self, reason: str) -> None:
-        """Tell the peer that we write no more, so that it need not wait for its lease to end. Best effort."""
+        """Tell the peer that we write no more, so that it need not wait for its lease to end."""
         peer, self.reserved_at = self.reserved_at, None
         if peer is None:
             return
         request = pb.AbandonRequest(
             from_boot=self._around.shell.info.boot, transfer=self.transfer, reason=reason, writes_stopped=True
         )
-        try:
-            await peer.stub.Abandon(request, timeout=CALL_S_MAX)
-        except grpc.RpcError as error:
-            log.info("could not tell %s: %s", peer.worker, describe(error))
-            await self._around.peers.forget(peer.boot)
+        await self._around.peers.bid_farewell(peer, request)
 
     async def _proofs(self, blocks: tuple[BlockId, ...], *, computed: int) -> tuple[list[pb.GroupProof], bool]:
         """Per layer group, how many bytes were sent, and their CRC-32 if this transfer is checked."""

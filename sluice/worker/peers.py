@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 HANDSHAKE_S_MAX: Final = 5.0
 PEERS_MAX: Final = 1024
+FAREWELL_S_MAX: Final = 5.0
+FAREWELL_ANSWER_S: Final = 1.0
+FAREWELL_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +77,7 @@ class Peers:
         self._connect = connect
         self._mover = mover
         self._met: dict[BootId, asyncio.Task[Peer]] = {}
+        self._farewells: set[asyncio.Task[None]] = set()
 
     async def meet(self, target: pb.DecodeTarget) -> Peer:
         """The peer at `target`, met now if need be. Raises TransferError or IncompatiblePeerError."""
@@ -97,10 +101,36 @@ class Peers:
             self._mover.disconnect(boot)
             await outcome.channel.close(None)
 
+    async def bid_farewell(self, peer: Peer, request: pb.AbandonRequest) -> None:
+        """Tell a peer that nothing of ours writes into what it holds for us, so that it can use the blocks again.
+
+        Where writes are one-sided nobody else can tell it. Returns when it has heard, or soon: then
+        it is told again and again, for a minute, and forgotten if it never answers.
+        """
+        task = asyncio.create_task(self._tell(peer, request), name=f"farewell to {peer.worker}")
+        self._farewells.add(task)
+        task.add_done_callback(self._farewells.discard)
+        await asyncio.wait({task}, timeout=FAREWELL_ANSWER_S)
+
     async def close(self) -> None:
-        """Forget everyone."""
+        """Say what is left to say, and forget everyone."""
+        if self._farewells:
+            await asyncio.wait(self._farewells, timeout=FAREWELL_ANSWER_S)
+        for task in list(self._farewells):
+            task.cancel()
         for boot in list(self._met):
             await self.forget(boot)
+
+    async def _tell(self, peer: Peer, request: pb.AbandonRequest) -> None:
+        for pause_s in FAREWELL_PAUSES_S:
+            try:
+                await peer.stub.Abandon(request, timeout=FAREWELL_S_MAX)
+                return
+            except (grpc.RpcError, grpc.aio.UsageError) as error:
+                why = describe(error) if isinstance(error, grpc.RpcError) else str(error)
+                log.info("could not tell %s that transfer %d is over: %s", peer.worker, request.transfer, why)
+            await asyncio.sleep(pause_s)
+        await self.forget(peer.boot)
 
     async def _meet(self, target: pb.DecodeTarget) -> Peer:
         channel = self._connect(target.kv_address)
