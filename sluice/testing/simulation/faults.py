@@ -80,21 +80,25 @@ def flip(world: World, rng: random.Random) -> None:
         worker.shell.standing.set_role(role)
 
 
-FAULTS: Final[tuple[Fault, ...]] = (crash_worker, crash_router, pause, cut, reset, move, move, drain, flip)
+FAULTS: Final[tuple[Fault, ...]] = (crash_worker, crash_router, pause, cut, reset, drain, flip)
 
 
 async def happen(world: World, *, for_s: float) -> None:
-    """Let a random mixture of faults happen for a while."""
+    """Let a random mixture of faults happen for a while, each kind at its own pace."""
     rng = world.rng
+    paces = [(fault, rng.choice([0.2, 1.0, 3.0])) for fault in FAULTS if rng.random() < 0.3]
+    if rng.random() < 0.6:
+        paces.append((move, rng.choice([0.02, 0.1, 0.5])))
     until_s = world.loop.time() + for_s
-    kinds = [fault for fault in FAULTS if rng.random() < 0.4]
-    if not kinds:
-        await asyncio.sleep(for_s)
-        return
-    every_s = rng.choice([0.05, 0.2, 1.0])
-    while world.loop.time() < until_s and not world.checkers.broken:
-        await asyncio.sleep(2 * every_s * rng.random())
-        rng.choice(kinds)(world, rng)
+    await asyncio.gather(asyncio.sleep(for_s), *(_keep(fault, world, pace, until_s) for fault, pace in paces))
+
+
+async def _keep(fault: Fault, world: World, every_s: float, until_s: float) -> None:
+    while not world.checkers.broken:
+        await asyncio.sleep(2 * every_s * world.rng.random())
+        if world.loop.time() > until_s:
+            return
+        fault(world, world.rng)
 
 
 def _any_process(world: World, rng: random.Random) -> Process:

@@ -22,6 +22,8 @@ from sluice.testing.simulation.world import Setting, World
 CALM_S_MAX: Final = 150.0
 """Requests may wait 60 s for their deadline; what they held may wait for its lease and for a queue."""
 
+TOKENS_MAX: Final = 320  # of a sequence, prompt and output
+
 TOPOLOGIES: Final = (
     (Role.PREFILL, Role.DECODE),
     (Role.MIXED, Role.MIXED),
@@ -49,18 +51,9 @@ def setting_of(seed: int) -> Setting:
     rng = random.Random(f"setting {seed}")
     sky = weather.draw(rng)
     checksums: Literal["always", "off"] = "always" if rng.random() < 0.5 else "off"
-    limits = EngineLimits(
-        batch_sequences_max=rng.choice([2, 4, 8]), step_tokens_max=rng.choice([24, 64]), sequence_tokens_max=256
-    )
+    batch, budget = rng.choice([2, 4, 8]), rng.choice([24, 64])
     plans = tuple(
-        WorkerPlan(
-            name=f"w{index}",
-            role=role,
-            blocks=rng.choice([10, 16, 40]),
-            block_tokens=rng.choice([16, 16, 32]),
-            limits=limits,
-            transfer=TransferConfig(lease_s=rng.choice([2.0, 6.0]), checksums=checksums),
-        )
+        _plan(index, role, rng, batch=batch, budget=budget, checksums=checksums)
         for index, role in enumerate(rng.choice(TOPOLOGIES))
     )
     return Setting(
@@ -69,6 +62,21 @@ def setting_of(seed: int) -> Setting:
         routers=rng.choice([1, 1, 2]),
         weather=sky,
         split_tokens_min=rng.choice([1, 1, 30]),
+    )
+
+
+def _plan(
+    index: int, role: Role, rng: random.Random, *, batch: int, budget: int, checksums: Literal["always", "off"]
+) -> WorkerPlan:
+    blocks, block_tokens = rng.choice([12, 20, 40]), rng.choice([16, 16, 32])
+    longest = min(TOKENS_MAX, blocks * block_tokens)
+    return WorkerPlan(
+        name=f"w{index}",
+        role=role,
+        blocks=blocks,
+        block_tokens=block_tokens,
+        limits=EngineLimits(batch_sequences_max=batch, step_tokens_max=budget, sequence_tokens_max=longest),
+        transfer=TransferConfig(lease_s=rng.choice([2.0, 6.0]), checksums=checksums),
     )
 
 
@@ -92,7 +100,7 @@ async def _history(world: World) -> None:
     trouble = asyncio.create_task(faults.happen(world, for_s=for_s), name="faults")
     shared = tuple(rng.randrange(11, toy_model.VOCABULARY) for _ in range(48))
     for number in range(rng.randrange(2, 9)):
-        await asyncio.sleep(rng.random() * for_s / 4)
+        await asyncio.sleep(rng.random() * for_s / 6)
         world.ask(_client(number, shared, rng), rng.choice(list(world.routers)))
     await trouble
     if not world.checkers.broken:
@@ -104,7 +112,7 @@ def _client(number: int, shared: tuple[int, ...], rng: random.Random) -> Client:
     length = rng.choice([1, 5, 16, 33, 70, 110])
     own = tuple(rng.randrange(11, toy_model.VOCABULARY) for _ in range(length))
     prompt = (*shared, *own) if rng.random() < 0.3 else own
-    max_tokens = rng.choice([1, 2, 8, 30])
+    max_tokens = rng.choice([1, 2, 10, 60, 120])
     return Client(
         name=f"c{number}",
         prompt=prompt,
