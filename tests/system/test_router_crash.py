@@ -89,5 +89,9 @@ async def test_killed_routers_lose_no_token_of_anyone(fleet: LocalFleet) -> None
     )
 
 
+def is_at_rest(fleet: LocalFleet) -> bool:
+    return not any(row.load.running_sequences for row in workers_of(fleet))
+
+
 def streaming(answers: dict[int, Answer]) -> int:
     return sum(bool(answer.texts) for answer in answers.values())

@@ -2,9 +2,18 @@
 
 import asyncio
 
+import aiohttp
 import pytest
 from in_process import Platform, StartPlatform, WorkerPlan
 from sse_client import Answer, stream_completion
+
+from sluice.domain.ids import BlockHash
+from sluice.domain.sampling import SamplingParams
+from sluice.router import event_ids
+from sluice.router.job import Job, Prompt
+from sluice.wire import channels
+from sluice.wire.gen import sluice_pb2 as pb
+from sluice.wire.gen import sluice_pb2_grpc as rpc
 
 TOKENS = 300
 PAIR = (
@@ -78,3 +87,127 @@ async def test_a_router_dies_and_its_clients_get_the_rest_from_the_other(
         await platform.wait_quiet()
         for built in platform.built.values():
             await asyncio.to_thread(built.engine.check_integrity)
+
+
+async def read_some(platform: Platform, body: dict[str, object]) -> Answer:
+    """A stream begun at the first router, whose client stops reading when that router dies."""
+    answer = Answer()
+    asked = asyncio.create_task(stream_completion(urls_of(platform)[:1], body, answer))
+    await wait_texts([answer])
+    await platform.crash_router(0)
+    asked.cancel()
+    await asyncio.wait({asked})
+    return answer
+
+
+async def test_a_request_that_ended_while_nobody_listened_is_kept_for_its_client(start_platform: StartPlatform) -> None:
+    body = body_of(3)
+    (expected,) = await undisturbed(start_platform, [body])
+    async with start_platform(MIXED, routers=2) as platform:
+        answer = await read_some(platform, body)
+        assert not answer.is_done
+        await platform.wait_quiet()  # it has run to its end
+        await stream_completion(urls_of(platform)[1:], body, answer)
+        check_whole([answer], [expected])
+        (record,) = platform.routers[1].dispatcher.records.latest(request=None, limit=10)
+        assert record.decision == "adopted from an earlier router"
+
+
+async def test_after_the_grace_nothing_is_left_of_a_lost_router(start_platform: StartPlatform) -> None:
+    body = body_of(2, max_tokens=3000)
+    async with start_platform(MIXED, routers=2, router_grace_s=0.2) as platform:
+        answer = await read_some(platform, body)
+        await platform.wait_quiet()
+        assert not answer.is_done
+        copies = await platform.routers[1].dispatcher.claims.ask(job_named(platform, answer))
+        assert not copies
+
+
+def job_named(platform: Platform, answer: Answer) -> Job:
+    prompt = Prompt(tokens=(1,), root=BlockHash(b""), unit_hashes=())
+    request, next_index = event_ids.parse(answer.last_id)
+    sampling = SamplingParams(max_tokens=1)
+    return Job(request=request, prompts=(prompt,), n=1, sampling=sampling, stops=(), timeout_s=1, next_index=next_index)
+
+
+async def test_what_no_worker_has_any_more_is_computed_again_just_the_same(start_platform: StartPlatform) -> None:
+    """No seed is given: it follows from the request's id."""
+    body = body_of(2, temperature=0.9, stop=["zq"])
+    async with start_platform([WorkerPlan(name="w", kv_memory_mib=16)], routers=2, router_grace_s=0.0) as platform:
+        answer = await read_some(platform, body)
+        await platform.wait_quiet()
+        request = answer.last_id.split("/")[0]
+        urls = urls_of(platform)[1:]
+        whole = await stream_completion(urls, body, Answer(last_id=f"{request}/0"))
+        await stream_completion(urls, body, answer)
+        assert (answer.texts, answer.finishes) == (whole.texts, whole.finishes)
+        other = await stream_completion(urls, body, Answer())
+        assert other.texts != whole.texts, "another request draws otherwise"
+
+
+async def test_grpc_clients_resume_by_request_id_and_next_index(start_platform: StartPlatform) -> None:
+    prompt = pb.TokenIds(ids=[5 + i * 37 % 590 for i in range(90)])
+    sampling = pb.SamplingParams(max_tokens=TOKENS, temperature=0.9, ignore_eos=True)
+    plain = pb.GenerateRequest(request_id="mine", model="tiny", prompt_tokens=prompt, sampling=sampling, n=2)
+    async with start_platform([WorkerPlan(name="alone", kv_memory_mib=16)]) as alone:
+        expected = await generate(alone, 0, plain, {})
+    async with start_platform(MIXED, routers=2) as platform:
+        tokens: dict[int, list[int]] = {}
+        broken = asyncio.create_task(generate(platform, 0, plain, tokens))
+        async with asyncio.timeout(30):
+            while len(tokens.get(1, ())) < 5:
+                await asyncio.sleep(0.01)
+        crash = asyncio.create_task(platform.crash_router(0))
+        broken.cancel()
+        have = {choice: len(ids) for choice, ids in tokens.items()}
+        resumed = pb.GenerateRequest()
+        resumed.CopyFrom(plain)
+        resumed.resume.CopyFrom(pb.Resume(request_id="mine", next_index=have))
+        assert await generate(platform, 1, resumed, tokens) == expected
+        await crash
+        await platform.wait_quiet()
+
+
+async def generate(
+    platform: Platform, router: int, request: pb.GenerateRequest, tokens: dict[int, list[int]]
+) -> dict[int, list[int]]:
+    """Adds the tokens of each choice to `tokens`, which must follow on those there."""
+    async with channels.connect(f"127.0.0.1:{platform.routers[router].grpc_port}") as channel:
+        async for event in rpc.InferenceStub(channel).Generate(request):
+            if event.tokens:
+                have = tokens.setdefault(event.choice, [])
+                assert event.first_index == len(have)
+                have += event.tokens
+    assert event.usage.completion_tokens == sum(map(len, tokens.values()))
+    return tokens
+
+
+@pytest.mark.parametrize(
+    ("last_id", "changed", "says"),
+    [
+        ("nonsense", {}, "last-event-id"),
+        ("cmpl-1/3.4", {}, "last-event-id"),
+        ("cmpl-1/3", {"stream": False, "stream_options": None}, "last-event-id"),
+        ("", {"prompt": "another"}, "last-event-id"),
+        ("", {"seed": 5}, "last-event-id"),
+    ],
+    ids=["no id", "more choices", "no stream", "another prompt", "another seed"],
+)
+async def test_a_resumption_that_makes_no_sense_is_refused_by_name(
+    start_platform: StartPlatform, last_id: str, changed: dict[str, object], says: str
+) -> None:
+    async with start_platform([WorkerPlan(name="w", kv_memory_mib=16)], routers=2) as platform:
+        body = body_of(3, max_tokens=2000)
+        answer = Answer()
+        asked = asyncio.create_task(stream_completion(urls_of(platform)[:1], body, answer))
+        await wait_texts([answer])
+        headers = {"Last-Event-ID": last_id or answer.last_id}
+        async with aiohttp.ClientSession() as http:
+            url = f"{urls_of(platform)[1]}/v1/completions"
+            async with http.post(url, json={**body, **changed}, headers=headers) as reply:
+                assert reply.status == 400
+                assert says in await reply.text()
+        assert not answer.is_done, "the stream that it names goes on"
+        asked.cancel()
+        await asyncio.wait({asked})
+        await platform.wait_quiet()
