@@ -43,7 +43,7 @@ from sluice.worker.lease_renewal import renew_forever
 from sluice.worker.outbound import Surroundings
 from sluice.worker.peer_service import PeerService
 from sluice.worker.peers import OwnSide, Peers, own_identity
-from sluice.worker.router_link import RouterLink
+from sluice.worker.router_links import RouterLinks
 from sluice.worker.shell import Shell
 
 log = logging.getLogger(__name__)
@@ -155,9 +155,9 @@ class WorkerProcess:
         standing.info = dataclasses.replace(standing.info, metrics_address=observed.address)
         await self._server.start()
         self._shell.open()
-        links = [RouterLink(address, self._shell) for address in self._config.routers]
+        links = RouterLinks(self._config.routers, self._shell)
         tasks = [
-            *(asyncio.create_task(link.run(), name=f"link {link.address}") for link in links),
+            asyncio.create_task(links.run(), name="router-links"),
             asyncio.create_task(self._renew_leases(), name="lease-renewal"),
             asyncio.create_task(self._arrivals.reap_forever(), name="lease-reaper"),
         ]

@@ -41,7 +41,7 @@ class WorkerConfig:
     model_path: str
     model_name: str = ""  # as routers call it; empty: the directory's name
     role: Literal["prefill", "decode", "mixed"] = "mixed"
-    routers: tuple[str, ...] = ("127.0.0.1:8001",)  # host:port of every router's gRPC
+    routers: tuple[str, ...] = ("127.0.0.1:8001",)  # host:port of routers' gRPC; all addresses of a name are dialled
     host: str = "127.0.0.1"
     advertise_host: str = ""  # as peers reach this worker; empty: `host`
     kv_port: int = 0  # 0: any free port

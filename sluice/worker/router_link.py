@@ -60,6 +60,7 @@ class RouterLink:
         self._owner = owner
         self._outbox: asyncio.Queue[pb.WorkerMessage] = asyncio.Queue(OUTBOX_MESSAGES_MAX)
         self._call: JoinCall | None = None
+        self.is_up = False  # whether a router has welcomed this worker and still listens
 
     def send(self, message: pb.WorkerMessage) -> None:
         """Queue a message. A full queue ends the connection: the router is not reading."""
@@ -108,6 +109,7 @@ class RouterLink:
         self.send(pb.WorkerMessage(heartbeat=self._owner.heartbeat()))
         self.send(pb.WorkerMessage(prefix=self._owner.prefixes()))
         self._owner.on_joined(self, router)
+        self.is_up = True
         tasks = [
             asyncio.create_task(self._write(call), name=f"link-write {self.address}"),
             asyncio.create_task(self._read(call), name=f"link-read {self.address}"),
@@ -121,6 +123,7 @@ class RouterLink:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self.is_up = False
             log.info("lost router %s at %s", router, self.address)
             self._owner.on_lost(self, router)
 
