@@ -5,6 +5,9 @@ Pure. Any model can be asked; only the demo model is expected to be right. Next:
 
 import random
 from dataclasses import dataclass
+from typing import Final
+
+COUNT_TOKENS: Final = 160  # 80 numbers, each with a space
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +30,15 @@ def questions(seed: int) -> list[Question]:
     first, second = rng.sample(pairs, 2)
     left, right = rng.randrange(10, 100), rng.randrange(10, 100)
     start = rng.randrange(20, 60)
-    end = start + 80
     return [
         _recall("recall one of 160 keys", listed, pairs, first),
         Question("add two numbers", f"{left}+{right}=?", f"{left}+{right}=?", str(left + right), 16),
         Question(
             "a long answer",
-            f"count from {start} to {end}",
-            f"count from {start} to {end}",
-            " ".join(str(number) for number in range(start, end + 1)),
-            256,
+            f"count from {start}",
+            f"count from {start}",
+            " ".join(str(number) for number in range(start, start + 80)),
+            COUNT_TOKENS,
         ),
         _recall("the same list, another key", listed, pairs, second),
     ]

@@ -1,0 +1,87 @@
+"""Builds the demo model's tokenizer: one token per number, word, mark or stray byte.
+
+The vocabulary is fixed, not learnt: five special tokens, the 256 bytes, the numbers
+10..999 (the digits are bytes already) and the words of tasks.py. Text is cut into runs
+of at most three digits, runs of letters, and single other characters; a piece that is
+in the vocabulary is one token, any other falls apart into its bytes. So every text has
+an encoding and decodes to itself.
+
+There are no merges: `ignore_merges` makes the byte-pair model look whole pieces up.
+Read next: train.py.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import tasks
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+PAD, SYSTEM, USER, ASSISTANT = "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>"
+SPECIALS = (PAD, tasks.END, SYSTEM, USER, ASSISTANT)
+PIECES = r"[0-9]{1,3}|\p{L}+|[^0-9\p{L}]"
+POSITIONS_MAX = 4096
+
+CHAT_TEMPLATE = """\
+{%- set marks = {'system': '<|system|>', 'developer': '<|system|>', 'user': '<|user|>',
+                 'tool': '<|user|>', 'assistant': '<|assistant|>'} -%}
+{%- for message in messages -%}
+  {%- if message['role'] not in marks -%}
+    {{- raise_exception('unknown role: ' + message['role']) -}}
+  {%- endif -%}
+  {{- marks[message['role']] -}}
+  {%- if message['content'] is string -%}
+    {{- message['content'] -}}
+  {%- elif message['content'] -%}
+    {%- for part in message['content'] if part['type'] == 'text' -%}
+      {{- part['text'] -}}
+    {%- endfor -%}
+  {%- endif -%}
+  {{- '<|end|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}
+"""
+
+
+def build() -> PreTrainedTokenizerFast:
+    """The tokenizer, ready for `save_pretrained`; it adds no token of its own to a text."""
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary(), merges=[], ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIALS))
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=tasks.END,
+        clean_up_tokenization_spaces=False,
+        model_max_length=POSITIONS_MAX,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def vocabulary() -> dict[str, int]:
+    """Token to id: specials first, then bytes, numbers, words; ids have no gaps."""
+    tokens = [*SPECIALS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokens += [str(number) for number in range(10, tasks.NUMBERS)]
+    tokens += [word for word in tasks.VOCABULARY if len(word) > 1]
+    return {token: index for index, token in enumerate(tokens)}
+
+
+def save(out: Path) -> PreTrainedTokenizerFast:
+    """Writes the tokenizer's files under `out` and returns it."""
+    fast = build()
+    fast.save_pretrained(out)
+    config = out / "tokenizer_config.json"
+    settings = json.loads(config.read_text())
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name every release of transformers knows
+    settings.pop("backend", None)
+    config.write_text(json.dumps(settings, indent=2) + "\n")
+    return fast
