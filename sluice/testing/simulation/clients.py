@@ -23,7 +23,10 @@ HONEST_ERRORS = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADL
 
 @dataclass(kw_only=True)
 class Client:
-    """A request. `abort_after` tokens of its first choice it hangs up, if ever."""
+    """A request. `abort_after` tokens of its first choice it hangs up, if ever.
+
+    When its router dies it comes back, up to `returns` times, and says what it has.
+    """
 
     name: str
     prompt: tuple[int, ...]
@@ -31,6 +34,8 @@ class Client:
     n: int = 1
     timeout_s: float = 60.0
     abort_after: int | None = None
+    returns: int = 0
+    is_back: bool = False
     delivery: Delivery = Delivery.EACH_STEP
     seen: dict[int, list[int]] = field(default_factory=dict)
     finished: set[int] = field(default_factory=set)
@@ -49,13 +54,15 @@ class Client:
             sampling=self.sampling,
             stops=(),
             timeout_s=self.timeout_s,
+            next_index=tuple(len(self.seen.get(choice, ())) for choice in range(self.n)) if self.is_back else (),
         )
 
     async def ask(self, router: SimRouter) -> None:
         """Send it and read the answer to its end."""
         job = self.job()
         try:
-            request = router.dispatcher.submit(job, self.delivery)
+            copies = await router.dispatcher.copies_of(job)
+            request = router.dispatcher.submit(job, self.delivery, copies)
         except SluiceError as error:
             self._fail(error)
             return
@@ -71,7 +78,6 @@ class Client:
         except SluiceError as error:
             self._fail(error)
         finally:
-            self.is_over = True
             if router.process.is_alive:
                 router.dispatcher.release(request)
         if not self.error:
@@ -112,7 +118,6 @@ class Client:
         return self._answers[choice]
 
     def _fail(self, error: SluiceError) -> None:
-        self.is_over = True
         self.error = f"{error.code.value}: {error}"
         if error.code not in HONEST_ERRORS:
             self.problems.append(f"{self.name}: {self.error}")

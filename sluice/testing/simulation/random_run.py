@@ -117,6 +117,7 @@ def _client(number: int, shared: tuple[int, ...], rng: random.Random) -> Client:
         name=f"c{number}",
         prompt=prompt,
         sampling=SamplingParams(max_tokens=max_tokens, seed=rng.randrange(1000), ignore_eos=rng.random() < 0.5),
+        returns=rng.choice([0, 5]),
         n=rng.choice([1, 1, 1, 2]),
         timeout_s=rng.choice([5.0, 60.0, 60.0]),
         abort_after=rng.randrange(max_tokens) if rng.random() < 0.2 else None,

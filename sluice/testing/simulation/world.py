@@ -280,16 +280,33 @@ class World:
         """A client sends its request to a router."""
         self.clients.append(client)
         router = self.routers[address]
-        if not router.process.is_alive:
+        if router.process.is_alive:
+            self._send(client, router)
+        else:
             client.error, client.is_over = "connection refused", True
-            return
+
+    def _ask_again(self, client: Client) -> None:
+        """It comes back to whichever router serves by now."""
+        serving = [router for router in self.living_routers() if not router.dispatcher.unready()]
+        if serving:
+            router = self.rng.choice(serving)
+            self.log(f"{client.name} comes back to {router.process.name} with {client.seen_tokens} tokens")
+            self._send(client, router)
+        elif self.is_restarting:
+            self.later(0.5, self._ask_again, client)
+
+    def _send(self, client: Client, router: SimRouter) -> None:
         task = router.process.start(client.ask(router), name=f"client {client.name}")
         task.add_done_callback(lambda _: self._gone(client))
 
     def _gone(self, client: Client) -> None:
-        client.is_over = True
         if not client.error and not client.is_answered:
+            if client.returns and self.is_restarting:
+                client.returns, client.is_back = client.returns - 1, True
+                self.later(2 * self.rng.random(), self._ask_again, client)
+                return
             client.error = "connection reset"
+        client.is_over = True
         self.log(f"{client.name} ends with {client.seen_tokens} tokens; {client.error or 'whole'}")
         self.checkers.broken += client.problems
 
