@@ -127,13 +127,13 @@ class World:
                 for task in process.tasks:
                     self.checkers.fail(f"task {task.get_name()} of {process.name} cannot be cancelled")
 
-    async def wait_until(self, condition: Callable[[], bool], *, within_s: float) -> bool:
+    async def wait_until(self, condition: Callable[[], bool], *, within_s: float, look_s: float = LOOK_S) -> bool:
         """Let time pass until `condition` holds, a law is broken, or time is up; whether it holds."""
         until_s = self.loop.time() + within_s
         while not condition():
             if self.checkers.broken or self.loop.time() >= until_s:
                 return False
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(look_s)
         return True
 
     def log(self, what: str) -> None:
