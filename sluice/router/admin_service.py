@@ -124,7 +124,7 @@ class AdminService(sluice_pb2_grpc.AdminServicer):
     def _member(self, worker: str) -> Member:
         member = self._dispatcher.fleet.find(WorkerId(worker))
         if member is None:
-            known = ", ".join(member.name for member in self._dispatcher.fleet) or "none"
+            known = ", ".join(sorted(member.name for member in self._dispatcher.fleet)) or "none"
             raise InvalidRequestError(
                 field="worker", problem=f"'{worker}' is not connected", remedy=f"use one of: {known}"
             )

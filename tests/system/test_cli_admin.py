@@ -57,7 +57,8 @@ async def test_a_request_moved_by_hand_says_the_same(fleet: LocalFleet, capsys: 
     for how in ([], ["--recompute"]):
         asked = asyncio.create_task(complete(fleet))
         request, worker = await wait_running(fleet)
-        assert await asyncio.to_thread(sluice, fleet, "migrate", request, *how) == 0
+        status = await asyncio.to_thread(sluice, fleet, "migrate", request, *how)
+        assert status == 0, capsys.readouterr().err
         assert f"moving from {worker}" in capsys.readouterr().out
         assert await asked == expected
         (row,) = [row for row in requests_of(fleet) if row.request_id == request]
