@@ -1,11 +1,13 @@
 """Routers side by side: each serves, one dies, and a client that comes back to the other misses nothing."""
 
 import asyncio
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 from in_process import Platform, StartPlatform, WorkerPlan
-from sse_client import Answer, stream_completion
+from sse_client import Answer, stream_completion, take_event
 
 from sluice.domain.ids import BlockHash
 from sluice.domain.sampling import SamplingParams
@@ -98,6 +100,26 @@ async def read_some(platform: Platform, body: dict[str, object]) -> Answer:
     asked.cancel()
     await asyncio.wait({asked})
     return answer
+
+
+async def test_the_client_printed_in_the_api_reference_survives_a_router(start_platform: StartPlatform) -> None:
+    body = body_of(4)
+    (expected,) = await undisturbed(start_platform, [body])
+    names: dict[str, Any] = {}
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+    exec(page.partition("```python\n")[2].partition("```")[0], names)
+    async with start_platform(MIXED, routers=2) as platform:
+        answer = Answer()
+
+        def read() -> None:
+            for data in names["events"](urls_of(platform), body):
+                take_event(data.encode(), answer)
+
+        asked = asyncio.create_task(asyncio.to_thread(read))
+        await wait_texts([answer])
+        await platform.crash_router(0)
+        await asked
+        check_whole([answer], [expected])
 
 
 async def test_a_request_that_ended_while_nobody_listened_is_kept_for_its_client(start_platform: StartPlatform) -> None:
