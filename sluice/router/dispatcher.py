@@ -347,6 +347,8 @@ class Dispatcher:
         flow = self._flows.get(SequenceId(report.sequence))
         if flow is not None:
             flow.on_handoff(report, now_s=now_s)
+            if report.outcome == pb.HANDOFF_COMMITTED:
+                self.evacuations.measure(flow.record, report)
             if flow.decode is not None and report.outcome == pb.HANDOFF_COMMITTED:
                 self.fleet.index.expect(flow.decode.slot, flow.prompt.unit_hashes, now_s=now_s)
             self._pump(now_s)

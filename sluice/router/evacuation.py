@@ -11,8 +11,10 @@ from typing import Final
 
 from sluice.domain.ids import SequenceId
 from sluice.domain.role import Lifecycle
+from sluice.policy.relocation import Rates, Way, choose_way
 from sluice.router.fleet import Fleet, Member
 from sluice.router.flow import Flow
+from sluice.router.records import Record
 from sluice.router.targets import Targets
 from sluice.wire.gen import sluice_pb2 as pb
 
@@ -49,7 +51,15 @@ class Evacuations:
         self._fleet = fleet
         self._flows = flows
         self._targets = targets
+        self._rates = Rates()
         self._under_way: dict[int, Evacuation] = {}  # by slot
+
+    def measure(self, record: Record, report: pb.HandoffReport) -> None:
+        """Learn from a handoff what copying and computing a token cost here."""
+        copied = record.prompt_tokens - report.cached_tokens
+        rates = self._rates.with_copy(tokens=copied, seconds=report.transfer_s)
+        computed = record.prompt_tokens - record.cached_tokens
+        self._rates = rates.with_prefill(tokens=computed, seconds=record.first_token_s - record.placed_s)
 
     def of(self, member: Member) -> Evacuation:
         """The drain of a worker; begun if there is none."""
@@ -94,7 +104,12 @@ class Evacuations:
         if target is None:
             flow.excluded.clear()  # workers that failed it may be asked again at the next step
             return False
-        flow.move(target, why="drain", now_s=now_s)
+        tokens = flow.facts().prompt_tokens
+        cached = self._fleet.index.match(flow.prompt.unit_hashes).get(target.slot, 0)
+        if choose_way(self._rates, tokens=tokens, cached_tokens=cached) is Way.RECOMPUTE:
+            flow.restart(why="drain; computing it again is cheaper", now_s=now_s)
+        else:
+            flow.move(target, why="drain", now_s=now_s)
         return True
 
 
