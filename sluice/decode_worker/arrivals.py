@@ -85,7 +85,7 @@ class ArrivalTable:
         self._quarantined_bytes_max = settings.quarantine_fraction_max * identity.region_bytes
         self._leases: LeaseTable[Key] = LeaseTable(lease_s=settings.lease_s, extension_s=settings.lease_s * 2 / 3)
         self._arrivals: dict[Key, Arrival] = {}
-        self._being_held: set[SequenceId] = set()
+        self._being_held: dict[SequenceId, tuple[Key, asyncio.Event]] = {}
         self._senders: OrderedDict[BootId, KvGeometry] = OrderedDict()
         self._committed: OrderedDict[Key, None] = OrderedDict()
 
@@ -126,6 +126,9 @@ class ArrivalTable:
 
     async def reserve(self, request: pb.ReserveRequest) -> pb.ReserveReply:
         key = (BootId(request.from_boot), request.transfer)
+        for held_key, is_answered in list(self._being_held.values()):
+            if held_key == key:  # the same message twice: one answer serves both
+                await is_answered.wait()
         try:
             if key not in self._arrivals:
                 await self.supersede(SequenceId(request.sequence), Epoch(request.epoch))
@@ -148,6 +151,8 @@ class ArrivalTable:
         arrival = self._arrivals.get(key)
         if arrival is None or arrival.is_committing:
             return pb.CommitReply(attached=False, refusal="no such reservation is open here")
+        if arrival.parked is not None:
+            return pb.CommitReply(attached=True)  # the same message twice
         arrival.is_committing = True
         started_ns = clock.wall_ns()
         try:
@@ -244,13 +249,14 @@ class ArrivalTable:
         sequence = SequenceId(request.sequence)
         hashes = convert.hashes_from_wire(request.unit_hashes)
         tokens = request.tokens
-        self._being_held.add(sequence)
+        _, is_answered = self._being_held[sequence] = (key, asyncio.Event())
         try:
             reservation = await self._shell.ask(
                 lambda engine: engine.reserve(sequence, tokens=tokens, unit_hashes=hashes)
             )
         finally:
-            self._being_held.discard(sequence)
+            del self._being_held[sequence]
+            is_answered.set()
         geometry = self._identity.geometry
         fresh = reservation.blocks[reservation.cached_tokens // geometry.block_tokens :]
         arrival = Arrival(
