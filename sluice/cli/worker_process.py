@@ -221,6 +221,7 @@ class WorkerProcess:
     def _exposition(self) -> bytes:
         return self._shell.standing.exposition(
             leases=self._arrivals.leases,
+            orphans=len(self._shell.orphans),
             quarantined_bytes=self._mover.quarantined_bytes,
             routers=self._shell.routers,
         )

@@ -167,6 +167,7 @@ class WorkerMetrics:
         self._decode_tokens = make.counter("sluice_decode_tokens")
         self._failures = make.counter("sluice_sequence_failures")
         self.leases = make.gauge("sluice_leases")
+        self.orphans = make.gauge("sluice_orphans")
         self.quarantined_bytes = make.gauge("sluice_quarantined_bytes")
         self.running_sequences = make.gauge("sluice_running_sequences")
         self.waiting_sequences = make.gauge("sluice_waiting_sequences")

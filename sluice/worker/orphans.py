@@ -35,6 +35,10 @@ class Orphans:
         self._running: dict[SequenceId, Loss] = {}
         self._ended: OrderedDict[SequenceId, tuple[Live, Loss]] = OrderedDict()
 
+    def __len__(self) -> int:
+        """How many there are, ended ones included."""
+        return len(self._running) + len(self._ended)
+
     def send(self, message: pb.WorkerMessage) -> None:
         """Nobody is there to hear it."""
 

@@ -63,7 +63,7 @@ class Shell:
         self.steps = make_steps(engine, on_change=self._from_engine_thread, on_death=self._from_dying_thread)
         self._metrics = metrics
         self._live: dict[SequenceId, Live] = {}
-        self._orphans = Orphans()
+        self.orphans = Orphans()
         self._router_grace_s = router_grace_s
         self._links: dict[RouterId, RouterLink] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -81,7 +81,7 @@ class Shell:
         self._handoffs = handoffs
         self._migrations = migrations
         self._arrivals = arrivals
-        self._claims = Claims(self._live, self._orphans, stay=migrations.deny)
+        self._claims = Claims(self._live, self.orphans, stay=migrations.deny)
 
     def open(self) -> None:
         """Start the engine's thread and admit work."""
@@ -115,8 +115,8 @@ class Shell:
     def on_joined(self, link: RouterLink, router: RouterId) -> None:
         """If this process was here before, it has placed anew what it lost with its stream."""
         self._links[router] = link
-        self._orphans.forget_ended_of(router)
-        for sequence in [s for s, live in self._live.items() if live.link is self._orphans and live.router == router]:
+        self.orphans.forget_ended_of(router)
+        for sequence in [s for s, live in self._live.items() if live.link is self.orphans and live.router == router]:
             self._drop(sequence)
 
     def on_lost(self, link: RouterLink, router: RouterId) -> None:
@@ -134,10 +134,10 @@ class Shell:
             self._migrations.deny(sequence, live.epoch)
         if kept:
             log.info("router %s is lost; %d sequences go on for %g s", router, len(kept), self._router_grace_s)
-            self._loop.call_later(self._router_grace_s, self._end_grace, self._orphans.take_in(kept.values()))
+            self._loop.call_later(self._router_grace_s, self._end_grace, self.orphans.take_in(kept.values()))
 
     def _end_grace(self, loss: Loss) -> None:
-        for sequence in self._orphans.expire(loss):
+        for sequence in self.orphans.expire(loss):
             if sequence in self._live:
                 self._drop(sequence)
         self.note_empty()
@@ -231,7 +231,7 @@ class Shell:
         """A newer owner's copy replaces an older one. Raises SluiceError if it may not, or not yet."""
         live = self._live.get(sequence)
         if live is None and not self._handoffs.holds(sequence):
-            self._orphans.leave(sequence)
+            self.orphans.leave(sequence)
         elif live is not None and live.epoch >= epoch:
             raise StaleEpochError(f"the sequence lives here under epoch {live.epoch}")
         elif live is None or live.is_handoff:
@@ -318,7 +318,7 @@ class Shell:
 
     def _drop(self, sequence: SequenceId) -> None:
         live = self._live.pop(sequence)
-        self._orphans.leave(sequence)
+        self.orphans.leave(sequence)
         self._migrations.on_ended(sequence)
         self._spans.end(sequence, error="cancelled")
         if not (live.is_handoff and self._handoffs.cancel(sequence)):
@@ -392,7 +392,7 @@ class Shell:
             self._spans.end(out.sequence)
             if out.finish is not None:
                 del self._live[out.sequence]
-                self._orphans.end(live, out.finish)
+                self.orphans.end(live, out.finish)
                 self._migrations.on_ended(out.sequence)
                 if live.is_handoff:
                     self._handoffs.on_ended(out.sequence)

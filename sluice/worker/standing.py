@@ -105,7 +105,7 @@ class Standing:
         reasons = [] if self.admits_work else [f"worker is {self.lifecycle.value}"]
         return reasons if routers else [*reasons, "no router is connected"]
 
-    def exposition(self, *, leases: int, quarantined_bytes: int, routers: int) -> bytes:
+    def exposition(self, *, leases: int, orphans: int, quarantined_bytes: int, routers: int) -> bytes:
         """The worker's metrics in Prometheus' format, gauges as of now."""
         metrics = self.metrics
         if (blocks := self._blocks) is not None:
@@ -113,6 +113,7 @@ class Standing:
                 free=blocks.free, cached=blocks.cached, active=blocks.active, held=blocks.held, reserved=blocks.reserved
             )
         metrics.leases.set(leases)
+        metrics.orphans.set(orphans)
         metrics.quarantined_bytes.set(quarantined_bytes)
         metrics.running_sequences.set(self._load.running_sequences)
         metrics.waiting_sequences.set(self._load.waiting_sequences)

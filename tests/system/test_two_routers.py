@@ -135,6 +135,26 @@ async def test_a_request_that_ended_while_nobody_listened_is_kept_for_its_client
         assert record.decision == "adopted from an earlier router"
 
 
+async def test_a_router_whose_stream_broke_places_its_requests_anew(start_platform: StartPlatform) -> None:
+    """It is the same process: the worker must not keep what it had for it."""
+    bodies = [body_of(seed) for seed in range(3)]
+    expected = await undisturbed(start_platform, bodies)
+    async with start_platform([WorkerPlan(name="w", kv_memory_mib=16)]) as platform:
+        answers = [Answer() for _ in bodies]
+        asked = [
+            asyncio.create_task(stream_completion(urls_of(platform), b, a))
+            for b, a in zip(bodies, answers, strict=True)
+        ]
+        await wait_texts(answers)
+        (member,) = platform.router.dispatcher.fleet
+        member.link.close("cut for a test")
+        await asyncio.gather(*asked)
+        check_whole(answers, expected)
+        assert [answer.resumed for answer in answers] == [0] * 3
+        assert {record.epoch for record in platform.records()} == {1}
+        await platform.wait_quiet()
+
+
 async def test_after_the_grace_nothing_is_left_of_a_lost_router(start_platform: StartPlatform) -> None:
     body = body_of(2, max_tokens=3000)
     async with start_platform(MIXED, routers=2, router_grace_s=0.2) as platform:

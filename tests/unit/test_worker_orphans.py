@@ -87,7 +87,9 @@ def test_an_orphan_that_ends_is_kept_with_its_reason_and_all_its_tokens() -> Non
     desk.claims.on_message(desk.b, pb.RouterMessage(claim=pb.Claim(request="r")))
     (copy,) = desk.b.heard.pop().copies.copies
     assert (copy.finish, copy.state.tokens[-1]) == ("length", 52)
+    assert len(desk.orphans) == 1
     tokens = desk.adopt(next_index=3).tokens
+    assert len(desk.orphans) == 0
     assert (list(tokens.token), tokens.finish[0].reason) == ([52], "length")
     assert not desk.a.heard, "nobody was there"
 
