@@ -30,6 +30,7 @@ from sluice.testing.simulation.weather import CALM, Weather
 
 START_S_MAX: Final = 30.0
 LOOK_S: Final = 0.05
+RECOVERY_S_MAX: Final = 40.0
 
 
 @dataclass(slots=True)
@@ -311,10 +312,10 @@ class World:
         self.checkers.broken += client.problems
 
     async def wait_quiet(self, *, within_s: float) -> None:
-        """Every client has its answer and nothing is held anywhere, in bounded time."""
-        if not await self.wait_until(lambda: all(client.is_over for client in self.clients), within_s=within_s):
+        """Every client has its answer soon, well before any deadline, and nothing is held anywhere in bounded time."""
+        if not await self.wait_until(lambda: all(client.is_over for client in self.clients), within_s=RECOVERY_S_MAX):
             late = [client.name for client in self.clients if not client.is_over]
-            self.checkers.fail(f"still waiting after {within_s:g} s of calm: {', '.join(late)}")
+            self.checkers.fail(f"still waiting after {RECOVERY_S_MAX:g} s of calm: {', '.join(late)}")
             return
         if not await self.wait_until(lambda: not self.leftovers(), within_s=within_s):
             for line in self.leftovers():
