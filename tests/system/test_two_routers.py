@@ -1,6 +1,7 @@
 """Routers side by side: each serves, one dies, and a client that comes back to the other misses nothing."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from sse_client import Answer, stream_completion, take_event
 from sluice.domain.ids import BlockHash
 from sluice.domain.sampling import SamplingParams
 from sluice.router import event_ids
+from sluice.router.dispatcher import Dispatcher
 from sluice.router.job import Job, Prompt
 from sluice.wire import channels
 from sluice.wire.gen import sluice_pb2 as pb
@@ -133,6 +135,33 @@ async def test_a_request_that_ended_while_nobody_listened_is_kept_for_its_client
         check_whole([answer], [expected])
         (record,) = platform.routers[1].dispatcher.records.latest(request=None, limit=10)
         assert record.decision == "adopted from an earlier router"
+
+
+async def test_adopted_requests_move_between_workers_like_any_other(start_platform: StartPlatform) -> None:
+    bodies = [body_of(seed) for seed in range(3)]
+    expected = await undisturbed(start_platform, bodies)
+    async with start_platform(MIXED, routers=2) as platform:
+        urls, answers = urls_of(platform), [Answer() for _ in bodies]
+        asked = [asyncio.create_task(stream_completion(urls, b, a)) for b, a in zip(bodies, answers, strict=True)]
+        await wait_texts(answers)
+        crash = asyncio.create_task(platform.crash_router(0))
+        await move_each(platform.routers[1].dispatcher, platform.now_s, asked)
+        await asyncio.gather(*asked, crash)
+        check_whole(answers, expected)
+        records = list(platform.routers[1].dispatcher.records.latest(request=None, limit=100))
+        adopted = [record for record in records if record.decision == "adopted from an earlier router"]
+        assert any(record.migrations for record in adopted)
+        await platform.wait_quiet()
+
+
+async def move_each(dispatcher: Dispatcher, now_s: Callable[[], float], asked: "list[asyncio.Task[Answer]]") -> None:
+    """Every sequence that can move does, as soon as it can, until all have ended."""
+    while not all(task.done() for task in asked):
+        await asyncio.sleep(0.01)
+        for flow in list(dispatcher._flows.values()):
+            target = dispatcher.targets.elsewhere_for(flow)
+            if flow.can_move and target is not None:
+                flow.move(target, why="test", now_s=now_s())
 
 
 async def test_a_router_whose_stream_broke_places_its_requests_anew(start_platform: StartPlatform) -> None:

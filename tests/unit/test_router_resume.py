@@ -18,7 +18,8 @@ from sluice.router.event_ids import CHOICES_MAX, EventIds
 from sluice.router.fleet import Member
 from sluice.router.flow import ADOPTION_EPOCHS
 from sluice.router.job import Job
-from sluice.router.output import Delivery
+from sluice.router.openai_replies import Endpoint, ReplyWriter, UsageEvent
+from sluice.router.output import Delivery, Piece
 from sluice.router.request import Request
 from sluice.testing.dispatch_desk import PROMPT, Desk
 from sluice.testing.tiny_tokenizer import make_model_directory
@@ -218,6 +219,23 @@ def test_wherever_a_stream_breaks_its_two_parts_make_the_whole_text(
         assert head + tail == "".join(parts)
 
     asyncio.run(run())
+
+
+async def test_a_resumed_chat_is_not_introduced_again_and_counts_all_its_tokens(desk: Desk) -> None:
+    job, _ = await begun(desk, n=2)
+    for next_index, introduced in (((0, 0), 2), ((4, 0), 1), ((4, 2), 0)):
+        writer = ReplyWriter(
+            replace(job, next_index=next_index),
+            Endpoint.CHAT,
+            model="m",
+            tokenizer=desk.tokenizer,
+            usage_event=UsageEvent.SEND,
+        )
+        pieces = [Piece(choice, first, text="x", tokens=[7]) for choice, first in enumerate(next_index)]
+        events = writer.events(pieces)
+        assert events.count(b'"role":"assistant"') == introduced
+        assert f"id: {job.request}/{next_index[0] + 1}.{next_index[1] + 1}\ndata: ".encode() in events
+        assert f'"completion_tokens":{sum(next_index) + 2}'.encode() in writer.last_events()
 
 
 @given(st.lists(st.integers(0, 10**8), min_size=1, max_size=CHOICES_MAX))
