@@ -40,7 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] not in COMMANDS:
         return _explain(words)
     name = words[0]
-    command = cast("Command", importlib.import_module(f"sluice.cli.{name}"))
+    try:
+        command = cast("Command", importlib.import_module(f"sluice.cli.{name}"))
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("sluice"):
+            raise
+        print(f"sluice {name}: needs {error.name}; pip install 'sluice[worker]'", file=sys.stderr)
+        return 1
     parser = argparse.ArgumentParser(prog=f"sluice {name}", description=COMMANDS[name])
     command.add_arguments(parser)
     try:
