@@ -93,6 +93,11 @@ class ArrivalTable:
     def leases(self) -> int:
         return len(self._arrivals)
 
+    @property
+    def quarantined(self) -> tuple[Arrival, ...]:
+        """Reservations that were given up; their blocks wait until their sender's writes have stopped."""
+        return tuple(a for a in self._arrivals.values() if a.protocol.state is ReceiverState.QUARANTINED)
+
     def meet(self, hello: pb.PeerHello) -> None:
         """Remember a sender's geometry, if KV can flow from it."""
         geometry = convert.geometry_from_wire(hello.geometry)
@@ -114,6 +119,8 @@ class ArrivalTable:
         return sequence in self._being_held or any(a.sequence == sequence for a in self._arrivals.values())
 
     async def supersede(self, sequence: SequenceId, epoch: Epoch) -> None:
+        if (being_held := self._being_held.get(sequence)) is not None:
+            await being_held[1].wait()
         for arrival in [a for a in self._arrivals.values() if a.sequence == sequence]:
             if arrival.epoch >= epoch or arrival.is_committing:
                 raise ReservationRefusedError("another transfer of this sequence has not ended here yet")
