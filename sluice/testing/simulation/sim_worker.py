@@ -142,19 +142,26 @@ class SimWorker:
         return "; ".join(repr(ended.exception()) for ended in done)
 
     def leftovers(self) -> list[str]:
-        """What this worker still holds for anybody."""
+        """What this worker still holds for anybody.
+
+        Not what a dead peer may still write by one-sided transports: nobody can say that it has
+        stopped, so those blocks stay out of use, within the bound that restarts the worker.
+        """
         counts = self.engine.blocks()
-        pool = counts.active + counts.held + counts.reserved
+        doomed = [one for one in self.arrivals.quarantined if not self._around.movers[one.key[0]].process.is_alive]
+        lost = {block for one in doomed for block in one.reservation.blocks}
+        lost_bytes = sum(self.mover.granted_bytes(one.grant) for one in doomed)
+        pool = counts.active + counts.held + counts.reserved - len(lost)
         found = {
             "live sequences": self.shell.live_sequences,
-            "reservations": self.arrivals.leases,
+            "reservations": self.arrivals.leases - len(doomed),
             "handoffs": self.handoffs.open,
             "migrations": self.migrations.open,
             "engine sequences": len(list(self.engine.scheduler.sequences)),
-            "engine reservations": len(list(self.engine.handover.block_tables)),
+            "engine reservations": len(list(self.engine.handover.block_tables)) - len(doomed),
             "blocks in use": pool,
             "pushes": len(self.mover.flights),
-            "quarantined bytes": self.mover.quarantined_bytes,
+            "quarantined bytes": self.mover.quarantined_bytes - lost_bytes,
             "open grants": len(self.mover.open_grants),
         }
         return [f"{self.process.name}: {number} {what}" for what, number in found.items() if number]

@@ -54,6 +54,7 @@ class VirtualMover:
     grants: GrantTable = field(default_factory=GrantTable)
     flights: dict[int, Flight] = field(default_factory=dict)
     open_grants: set[bytes] = field(default_factory=set)
+    _granted_bytes: dict[bytes, int] = field(default_factory=dict)
     _connected: set[BootId] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -104,6 +105,7 @@ class VirtualMover:
     def allow(self, *, grant: bytes, ranges: Descriptors) -> None:
         self.grants.allow(grant=grant, ranges=ranges)
         self.open_grants.add(grant)
+        self._granted_bytes[grant] = ranges.total_bytes
         self.quarantine.grant_opened(grant, total_bytes=ranges.total_bytes)
 
     def revoke(self, grant: bytes) -> bool:
@@ -118,6 +120,10 @@ class VirtualMover:
     def end_grant(self, grant: bytes) -> None:
         self.revoke(grant)
         self.quarantine.grant_ended(grant)
+
+    def granted_bytes(self, grant: bytes) -> int:
+        """How many bytes a grant has let others write."""
+        return self._granted_bytes[grant]
 
     # ---------------------------------------------------------------- later
 
