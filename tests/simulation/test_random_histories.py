@@ -9,7 +9,7 @@ import pytest
 from sluice.testing.simulation import __main__ as command
 from sluice.testing.simulation import random_run
 
-CHUNKS = 12
+CHUNKS = 8
 CHUNK_RUNS = 50
 
 
@@ -18,6 +18,19 @@ def test_no_fault_loses_repeats_or_changes_a_token_or_leaks_a_block(chunk: int) 
     for seed in range(chunk * CHUNK_RUNS, (chunk + 1) * CHUNK_RUNS):
         result = random_run.run(seed)
         assert not result.broken, command.describe(result)
+
+
+@pytest.mark.parametrize("seed", [7334, 20456])
+def test_an_owner_that_comes_while_an_older_reservation_is_being_made(seed: int) -> None:
+    """It was refused as if the client had made a mistake."""
+    result = random_run.run(seed)
+    assert not result.broken, command.describe(result)
+
+
+@pytest.mark.parametrize("seed", [5649, 5956])
+def test_a_one_sided_writer_that_dies_leaves_no_more_than_its_own_blocks(seed: int) -> None:
+    result = random_run.run(seed)
+    assert not result.broken, command.describe(result)
 
 
 def test_a_seed_is_a_history_in_this_process_and_in_any_other() -> None:
