@@ -40,8 +40,8 @@ SHAPE: Final = {
     "head_dim": 32,
     "max_position_embeddings": 40_000,
 }
-OUTPUT_TOKENS: Final = 120
-MOVE_AT: Final = 50
+OUTPUT_TOKENS: Final = 200
+MOVE_AT: Final = 30
 WAYS: Final = ("live shm", "live tcp", "stop-and-copy tcp", "recompute")
 
 

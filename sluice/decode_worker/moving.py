@@ -15,7 +15,7 @@ import grpc
 from sluice.decode_worker import precopy
 from sluice.domain.block_hash import extend_chain
 from sluice.domain.sequence import SequenceState
-from sluice.engine.contract import KvExtent
+from sluice.engine.contract import Engine, KvExtent
 from sluice.errors import IllegalTransitionError, ReservationRefusedError, SluiceError
 from sluice.kv_transfer.migration import Migration, SourceEffect, SourceEvent, SourceState
 from sluice.wire.gen import sluice_pb2 as pb
@@ -214,11 +214,15 @@ class Moving:
 
     async def _freeze(self) -> None:
         """Stand still between two steps, with everything the target must know."""
-        self._frozen_s = self._around.shell.now_s()
+
+        def hold(engine: Engine) -> KvExtent:
+            engine.hold(self.sequence)
+            return engine.kv_of(self.sequence)
+
         try:
-            await self._around.shell.ask(lambda engine: engine.hold(self.sequence))
+            self._extent = await self._around.shell.ask(hold)
+            self._frozen_s = self._around.shell.now_s()
             self._state = await self._around.shell.state_of(self.sequence)
-            self._extent = await self._around.shell.ask(lambda engine: engine.kv_of(self.sequence))
         except IllegalTransitionError:
             self._is_over = True  # it finished in the very step that was to be its last here
 
