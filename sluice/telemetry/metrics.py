@@ -166,6 +166,7 @@ class WorkerMetrics:
         self._prefill_tokens = make.counter("sluice_prefill_tokens")
         self._decode_tokens = make.counter("sluice_decode_tokens")
         self._failures = make.counter("sluice_sequence_failures")
+        self.orphan_blocks = make.gauge("sluice_kv_orphan_blocks")
         self.leases = make.gauge("sluice_leases")
         self.orphans = make.gauge("sluice_orphans")
         self.quarantined_bytes = make.gauge("sluice_quarantined_bytes")
@@ -188,8 +189,9 @@ class WorkerMetrics:
         if failed:
             self._failures.inc(failed)
 
-    def set_blocks(self, *, free: int, cached: int, active: int, held: int, reserved: int) -> None:
-        """Where every block of the pool is now; call per heartbeat, not per step."""
+    def set_blocks(self, *, total: int, free: int, cached: int, active: int, held: int, reserved: int) -> None:
+        """Where every block of the pool is now; what is nowhere has leaked. Call per heartbeat, not per step."""
+        self.orphan_blocks.set(total - free - cached - active - held - reserved)
         self._blocks[BlockState.FREE].set(free)
         self._blocks[BlockState.CACHED].set(cached)
         self._blocks[BlockState.ACTIVE].set(active)

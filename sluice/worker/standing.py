@@ -110,7 +110,12 @@ class Standing:
         metrics = self.metrics
         if (blocks := self._blocks) is not None:
             metrics.set_blocks(
-                free=blocks.free, cached=blocks.cached, active=blocks.active, held=blocks.held, reserved=blocks.reserved
+                total=blocks.total,
+                free=blocks.free,
+                cached=blocks.cached,
+                active=blocks.active,
+                held=blocks.held,
+                reserved=blocks.reserved,
             )
         metrics.leases.set(leases)
         metrics.orphans.set(orphans)

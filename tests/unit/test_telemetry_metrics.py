@@ -61,7 +61,7 @@ def busy_router() -> RouterMetrics:
 def busy_worker() -> WorkerMetrics:
     metrics = WorkerMetrics()
     metrics.stepped(seconds=0.01, prefill_tokens=5, decode_sequences=3, preempted=1, failed=1)
-    metrics.set_blocks(free=1, cached=2, active=3, held=4, reserved=5)
+    metrics.set_blocks(total=16, free=1, cached=2, active=3, held=4, reserved=5)
     metrics.transferred(transport="shm", direction=Direction.SENT, moved_bytes=1000, seconds=0.5)
     metrics.transfer_failed(transport="tcp", direction=Direction.RECEIVED)
     metrics.handed_off(exposed_s=0.001)
@@ -200,3 +200,8 @@ async def test_a_taken_port_is_a_clear_error() -> None:
     finally:
         taken.close()
         await taken.wait_closed()
+
+
+def test_blocks_that_are_nowhere_are_counted_as_orphans() -> None:
+    """An operator's alarm: anything above 0 is a leak."""
+    assert parsed(busy_worker().exposition())["sluice_kv_orphan_blocks"].samples[0].value == 1
