@@ -22,6 +22,9 @@ Reply: TypeAlias = Message
 Request: TypeAlias = Message
 Parse: TypeAlias = Callable[[bytes], Message]
 
+TICK_S: Final = 1e-6
+"""Between two messages of a stream: timers of one moment run in any order."""
+
 END: Final = object()
 """What a read gives at the end of a stream, as grpc.aio.EOF: anything but a message."""
 
@@ -192,12 +195,12 @@ class Mailbox:
 
     def post(self, sender: Process, packed: bytes) -> None:
         """Deliver behind everything posted before."""
-        self._last_s = max(self._last_s, self._network.arrival_s(sender, self._owner))
+        self._last_s = max(self._last_s + TICK_S, self._network.arrival_s(sender, self._owner))
         self._network.later(self._last_s, self._land, packed)
 
     def post_end(self, sender: Process, end: Exception | None) -> None:
         """The other end is done, after all it has said."""
-        self._last_s = max(self._last_s, self._network.arrival_s(sender, self._owner))
+        self._last_s = max(self._last_s + TICK_S, self._network.arrival_s(sender, self._owner))
         self._network.later(self._last_s, self.close, end)
 
     def close(self, end: Exception | None) -> None:
