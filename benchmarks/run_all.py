@@ -19,6 +19,7 @@ OK = "ok"
 SHORT = {
     "engine": ("--rounds", "2"),
     "handoff": ("--rounds", "3"),
+    "migration": ("--contexts", "256", "1024", "--rounds", "2"),
     "router": ("--rounds", "1"),
     "soak": ("--requests", "400"),
     "transfer": ("--repeats", "5"),

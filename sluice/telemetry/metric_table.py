@@ -151,9 +151,7 @@ ROUTER_METRICS: Final = (
 
 WORKER_METRICS: Final = (
     MetricSpec(name="sluice_kv_blocks", kind=_G, labels=("state",), meaning="KV blocks by state"),
-    MetricSpec(
-        name="sluice_kv_orphan_blocks", kind=_G, meaning="KV blocks in no state: must be 0, or some leaked"
-    ),
+    MetricSpec(name="sluice_kv_orphan_blocks", kind=_G, meaning="KV blocks in no state: must be 0, or some leaked"),
     MetricSpec(name="sluice_leases", kind=_G, meaning="Leases held by peers on this worker's blocks"),
     MetricSpec(name="sluice_orphans", kind=_G, meaning="Sequences kept for clients of a lost router"),
     MetricSpec(name="sluice_quarantined_bytes", kind=_G, meaning="KV bytes an abandoned transfer may still touch"),
