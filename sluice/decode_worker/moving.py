@@ -264,4 +264,4 @@ class Moving:
             frozen_s=self._around.shell.now_s() - self._frozen_s if self._frozen_s else 0.0,
             tokens=len(self._state.tokens),
         )
-        self._around.shell.report_migration(self.sequence, report)
+        self._around.shell.report(self.sequence, pb.WorkerMessage(migration=report))

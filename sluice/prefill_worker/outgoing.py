@@ -218,7 +218,7 @@ class Outgoing:
             exposed_s=self._now_s() - self._held_s if self._is_held else 0.0,
             cached_tokens=self.outbound.cached_tokens,
         )
-        self._around.shell.report(self.state.sequence, report)
+        self._around.shell.report(self.state.sequence, pb.WorkerMessage(handoff=report))
 
     async def _wait(self, is_so: Callable[[], bool]) -> None:
         while not is_so():

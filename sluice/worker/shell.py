@@ -67,7 +67,7 @@ class Shell:
         self._router_grace_s = router_grace_s
         self._links: dict[RouterId, RouterLink] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._starting: set[asyncio.Task[None]] = set()
+        self._starting: dict[SequenceId, Epoch] = {}  # waiting for an older copy to leave
         self._feed = PrefixFeed()
         self._counted_s = -COUNT_BLOCKS_EVERY_S
         self._spans = PrefillSpans(info.worker)
@@ -191,22 +191,27 @@ class Shell:
     # ---------------------------------------------------------------- sequences
 
     def _start(self, link: RouterLink, start: pb.Start) -> None:
-        if not self._arrivals.expects(SequenceId(start.state.sequence)):
+        sequence = SequenceId(start.state.sequence)
+        if self._arrivals.expects(sequence):
+            self._starting[sequence] = Epoch(start.state.epoch)
+            self._spawn(self._start_anew(link, start), name=f"start anew {sequence}")
+        else:
             self._start_now(link, start)
-            return
-        task = asyncio.create_task(self._start_anew(link, start), name=f"start anew {start.state.sequence}")
-        self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
 
     async def _start_anew(self, link: RouterLink, start: pb.Start) -> None:
         """Start what was to arrive by a handoff: its prefill worker is lost, and the router has named us instead."""
         sequence, epoch = SequenceId(start.state.sequence), Epoch(start.state.epoch)
+        refusal: SluiceError | None = None
         try:
             await self._arrivals.supersede(sequence, epoch)
         except SluiceError as error:
-            link.send(failure(sequence, epoch, error))
-            return
-        if link in self._links.values():
+            refusal = error
+        if self._starting.get(sequence) != epoch:
+            return  # cancelled, or started under a newer epoch, while it waited
+        del self._starting[sequence]
+        if refusal is not None:
+            link.send(failure(sequence, epoch, refusal))
+        elif link in self._links.values():
             self._start_now(link, start)
 
     def _start_now(self, link: RouterLink, start: pb.Start) -> None:
@@ -245,8 +250,7 @@ class Shell:
             return
         if not isinstance(error, SluiceError):
             raise error
-        live = self._live.pop(sequence, None)
-        if live is not None:
+        if (live := self._live.pop(sequence, None)) is not None:
             self._handoffs.on_ended(sequence)
             self._spans.end(sequence, error=error.code.value)
             live.link.send(failure(sequence, epoch, error))
@@ -273,21 +277,16 @@ class Shell:
         """A held sequence's handoff is off: it goes on on this worker."""
         if (live := self._live.get(sequence)) is not None:
             live.is_handoff = False
-        self.steps.call(lambda engine: engine.resume(sequence))
+        self.unfreeze(sequence)
 
     def unfreeze(self, sequence: SequenceId) -> None:
         """A held sequence's migration is off: it goes on here."""
         self.steps.call(lambda engine: engine.resume(sequence))
 
-    def report_migration(self, sequence: SequenceId, message: pb.MigrationReport) -> None:
-        """Tell the sequence's router how its migration went."""
+    def report(self, sequence: SequenceId, message: pb.WorkerMessage) -> None:
+        """Tell the sequence's router how its handoff or migration went."""
         if (live := self._live.get(sequence)) is not None:
-            live.link.send(pb.WorkerMessage(migration=message))
-
-    def report(self, sequence: SequenceId, message: pb.HandoffReport) -> None:
-        """Tell the sequence's router how its handoff went."""
-        if (live := self._live.get(sequence)) is not None:
-            live.link.send(pb.WorkerMessage(handoff=message))
+            live.link.send(message)
 
     def epoch_of(self, sequence: SequenceId) -> Epoch | None:
         """The epoch under which the sequence lives here, if it does."""
@@ -297,6 +296,8 @@ class Shell:
         return self.epoch_of(sequence) == epoch
 
     def _cancel(self, sequence: SequenceId, epoch: Epoch) -> None:
+        if self._starting.get(sequence, epoch + 1) <= epoch:
+            del self._starting[sequence]
         live = self._live.get(sequence)
         if live is not None and live.epoch <= epoch:
             self._drop(sequence)
@@ -312,8 +313,7 @@ class Shell:
             link.send(failure(sequence, new_epoch, error))
 
     def _spawn(self, work: Coroutine[None, None, None], *, name: str) -> None:
-        task = self._loop.create_task(work, name=name)
-        self._tasks.add(task)
+        self._tasks.add(task := self._loop.create_task(work, name=name))
         task.add_done_callback(self._tasks.discard)
 
     def _drop(self, sequence: SequenceId) -> None:

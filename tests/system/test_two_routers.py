@@ -19,7 +19,7 @@ from sluice.wire import channels
 from sluice.wire.gen import sluice_pb2 as pb
 from sluice.wire.gen import sluice_pb2_grpc as rpc
 
-TOKENS = 300
+TOKENS = 900  # long enough that a router dies in the middle on any machine
 PAIR = (
     WorkerPlan(name="p", role="prefill", transports=("shm",), kv_memory_mib=16),
     WorkerPlan(name="d", role="decode", transports=("shm",), kv_memory_mib=16),
