@@ -122,11 +122,11 @@ async def test_a_killed_decode_worker_changes_no_token_of_its_streams(
 
 
 async def test_a_killed_prefill_worker_changes_no_token(fleet: LocalFleet, client: openai.AsyncOpenAI) -> None:
-    """The only worker left is the one that had reserved room for the lost worker's transfer."""
+    """The only worker left is the one that the lost worker was to hand over to."""
     prompts = [prompt_of(seed, tokens=3000) for seed in range(10, 13)]
     running = [asyncio.create_task(complete(client, prompt)) for prompt in prompts]
-    await asyncio.to_thread(wait_until, lambda: bool(reserving(fleet)), "a reservation")
-    row = next(row for row in requests_of(fleet) if row.state == "prefill" and row.decode_worker in reserving(fleet))
+    await asyncio.to_thread(wait_until, lambda: len(prefilling(fleet)) == len(prompts), "all to be placed")
+    row = prefilling(fleet)[0]  # the newest: the others are computed before it
     for worker in {"prefill-0", "decode-0", "decode-1"} - {row.decode_worker}:
         os.kill(fleet.children[worker].pid, signal.SIGKILL)
     texts = await asyncio.gather(*running)
@@ -136,8 +136,8 @@ async def test_a_killed_prefill_worker_changes_no_token(fleet: LocalFleet, clien
     assert texts == [await complete(client, prompt) for prompt in prompts]
 
 
-def reserving(fleet: LocalFleet) -> set[str]:
-    return {row.info.worker for row in workers_of(fleet) if row.load.leases}
+def prefilling(fleet: LocalFleet) -> list[pb.RequestRow]:
+    return [row for row in requests_of(fleet) if row.state == "prefill" and row.decode_worker.startswith("decode")]
 
 
 async def test_a_frozen_decode_worker_is_given_up_and_its_streams_go_on(
