@@ -1,0 +1,33 @@
+"""What a client was promised: times to tokens, and how much a broken promise matters."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+
+class Urgency(IntEnum):
+    """Who goes first when not all can: a lower number is served before a higher one."""
+
+    INTERACTIVE = 0
+    STANDARD = 1
+    BATCH = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SloClass:
+    """One class of requests and its objectives.
+
+    The first token is due `ttft_s` after the router accepted the request; token i after the first
+    is due `ttft_s + i * tpot_s` (the per-token deadline of PolyServe, arXiv 2507.17769).
+    """
+
+    name: str
+    urgency: Urgency
+    ttft_s: float
+    tpot_s: float
+    miss_cost: float = 1.0  # of one missed request, relative to the other classes
+
+
+INTERACTIVE: Final = SloClass(name="interactive", urgency=Urgency.INTERACTIVE, ttft_s=1.0, tpot_s=0.1)
+STANDARD: Final = SloClass(name="standard", urgency=Urgency.STANDARD, ttft_s=5.0, tpot_s=0.2, miss_cost=0.5)
+BATCH: Final = SloClass(name="batch", urgency=Urgency.BATCH, ttft_s=600.0, tpot_s=10.0, miss_cost=0.1)
