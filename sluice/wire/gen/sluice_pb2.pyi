@@ -182,7 +182,7 @@ class TokenLogprobs(_message.Message):
     def __init__(self, token: _Optional[int] = ..., logprob: _Optional[float] = ..., top_tokens: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class SequenceState(_message.Message):
-    __slots__ = ("sequence", "request", "router", "epoch", "tokens", "prompt_tokens", "unit_hashes", "root", "sampling", "traceparent", "choice")
+    __slots__ = ("sequence", "request", "router", "epoch", "tokens", "prompt_tokens", "unit_hashes", "root", "sampling", "traceparent", "choice", "logprobs")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     ROUTER_FIELD_NUMBER: _ClassVar[int]
@@ -194,6 +194,7 @@ class SequenceState(_message.Message):
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     request: str
     router: str
@@ -205,7 +206,8 @@ class SequenceState(_message.Message):
     sampling: SamplingParams
     traceparent: str
     choice: int
-    def __init__(self, sequence: _Optional[int] = ..., request: _Optional[str] = ..., router: _Optional[str] = ..., epoch: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., unit_hashes: _Optional[bytes] = ..., root: _Optional[bytes] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., traceparent: _Optional[str] = ..., choice: _Optional[int] = ...) -> None: ...
+    logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprobs]
+    def __init__(self, sequence: _Optional[int] = ..., request: _Optional[str] = ..., router: _Optional[str] = ..., epoch: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., unit_hashes: _Optional[bytes] = ..., root: _Optional[bytes] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., traceparent: _Optional[str] = ..., choice: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ...) -> None: ...
 
 class WorkerMessage(_message.Message):
     __slots__ = ("register", "heartbeat", "tokens", "handoff", "failed", "prefix", "goodbye", "migration", "copies")
@@ -260,7 +262,7 @@ class Register(_message.Message):
     def __init__(self, worker: _Optional[str] = ..., boot: _Optional[str] = ..., role: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., kv_address: _Optional[str] = ..., block_tokens: _Optional[int] = ..., blocks: _Optional[int] = ..., sequence_tokens_max: _Optional[int] = ..., batch_sequences_max: _Optional[int] = ..., device: _Optional[str] = ..., metrics_address: _Optional[str] = ..., wire_version: _Optional[int] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("lifecycle", "waiting_sequences", "running_sequences", "waiting_prefill_tokens", "context_tokens", "free_blocks", "cached_blocks", "reserved_blocks", "leases", "step_s", "tokens_total", "role", "drain_left_s", "links")
+    __slots__ = ("lifecycle", "waiting_sequences", "running_sequences", "waiting_prefill_tokens", "context_tokens", "free_blocks", "cached_blocks", "reserved_blocks", "leases", "step_s", "tokens_total", "role", "drain_left_s", "links", "unready", "roll")
     LIFECYCLE_FIELD_NUMBER: _ClassVar[int]
     WAITING_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     RUNNING_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
@@ -275,6 +277,8 @@ class Heartbeat(_message.Message):
     ROLE_FIELD_NUMBER: _ClassVar[int]
     DRAIN_LEFT_S_FIELD_NUMBER: _ClassVar[int]
     LINKS_FIELD_NUMBER: _ClassVar[int]
+    UNREADY_FIELD_NUMBER: _ClassVar[int]
+    ROLL_FIELD_NUMBER: _ClassVar[int]
     lifecycle: str
     waiting_sequences: int
     running_sequences: int
@@ -289,10 +293,22 @@ class Heartbeat(_message.Message):
     role: str
     drain_left_s: float
     links: _containers.RepeatedCompositeFieldContainer[Link]
-    def __init__(self, lifecycle: _Optional[str] = ..., waiting_sequences: _Optional[int] = ..., running_sequences: _Optional[int] = ..., waiting_prefill_tokens: _Optional[int] = ..., context_tokens: _Optional[int] = ..., free_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., reserved_blocks: _Optional[int] = ..., leases: _Optional[int] = ..., step_s: _Optional[float] = ..., tokens_total: _Optional[int] = ..., role: _Optional[str] = ..., drain_left_s: _Optional[float] = ..., links: _Optional[_Iterable[_Union[Link, _Mapping]]] = ...) -> None: ...
+    unready: _containers.RepeatedScalarFieldContainer[str]
+    roll: Roll
+    def __init__(self, lifecycle: _Optional[str] = ..., waiting_sequences: _Optional[int] = ..., running_sequences: _Optional[int] = ..., waiting_prefill_tokens: _Optional[int] = ..., context_tokens: _Optional[int] = ..., free_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., reserved_blocks: _Optional[int] = ..., leases: _Optional[int] = ..., step_s: _Optional[float] = ..., tokens_total: _Optional[int] = ..., role: _Optional[str] = ..., drain_left_s: _Optional[float] = ..., links: _Optional[_Iterable[_Union[Link, _Mapping]]] = ..., unready: _Optional[_Iterable[str]] = ..., roll: _Optional[_Union[Roll, _Mapping]] = ...) -> None: ...
+
+class Roll(_message.Message):
+    __slots__ = ("sequence", "epoch", "heard")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    HEARD_FIELD_NUMBER: _ClassVar[int]
+    sequence: _containers.RepeatedScalarFieldContainer[int]
+    epoch: _containers.RepeatedScalarFieldContainer[int]
+    heard: int
+    def __init__(self, sequence: _Optional[_Iterable[int]] = ..., epoch: _Optional[_Iterable[int]] = ..., heard: _Optional[int] = ...) -> None: ...
 
 class Link(_message.Message):
-    __slots__ = ("peer", "transport", "pushes", "failed", "bytes", "gb_per_s", "last_error")
+    __slots__ = ("peer", "transport", "pushes", "failed", "bytes", "gb_per_s", "last_error", "peer_boot", "problem", "probe_gb_per_s", "probe_age_s")
     PEER_FIELD_NUMBER: _ClassVar[int]
     TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     PUSHES_FIELD_NUMBER: _ClassVar[int]
@@ -300,6 +316,10 @@ class Link(_message.Message):
     BYTES_FIELD_NUMBER: _ClassVar[int]
     GB_PER_S_FIELD_NUMBER: _ClassVar[int]
     LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    PEER_BOOT_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    PROBE_GB_PER_S_FIELD_NUMBER: _ClassVar[int]
+    PROBE_AGE_S_FIELD_NUMBER: _ClassVar[int]
     peer: str
     transport: str
     pushes: int
@@ -307,7 +327,11 @@ class Link(_message.Message):
     bytes: int
     gb_per_s: float
     last_error: str
-    def __init__(self, peer: _Optional[str] = ..., transport: _Optional[str] = ..., pushes: _Optional[int] = ..., failed: _Optional[int] = ..., bytes: _Optional[int] = ..., gb_per_s: _Optional[float] = ..., last_error: _Optional[str] = ...) -> None: ...
+    peer_boot: str
+    problem: str
+    probe_gb_per_s: float
+    probe_age_s: float
+    def __init__(self, peer: _Optional[str] = ..., transport: _Optional[str] = ..., pushes: _Optional[int] = ..., failed: _Optional[int] = ..., bytes: _Optional[int] = ..., gb_per_s: _Optional[float] = ..., last_error: _Optional[str] = ..., peer_boot: _Optional[str] = ..., problem: _Optional[str] = ..., probe_gb_per_s: _Optional[float] = ..., probe_age_s: _Optional[float] = ...) -> None: ...
 
 class StepTokens(_message.Message):
     __slots__ = ("sequence", "epoch", "index", "token", "finish", "logprobs")
@@ -392,18 +416,20 @@ class MigrationReport(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., outcome: _Optional[_Union[MigrationOutcome, str]] = ..., target_worker: _Optional[str] = ..., reason: _Optional[str] = ..., transport: _Optional[str] = ..., bytes: _Optional[int] = ..., transfer_s: _Optional[float] = ..., rounds: _Optional[int] = ..., frozen_s: _Optional[float] = ..., tokens: _Optional[int] = ...) -> None: ...
 
 class SequenceFailed(_message.Message):
-    __slots__ = ("sequence", "epoch", "code", "message", "field")
+    __slots__ = ("sequence", "epoch", "code", "message", "field", "unstarted")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     FIELD_FIELD_NUMBER: _ClassVar[int]
+    UNSTARTED_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     epoch: int
     code: str
     message: str
     field: str
-    def __init__(self, sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., field: _Optional[str] = ...) -> None: ...
+    unstarted: bool
+    def __init__(self, sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., field: _Optional[str] = ..., unstarted: _Optional[bool] = ...) -> None: ...
 
 class Copies(_message.Message):
     __slots__ = ("request", "copies")
@@ -438,7 +464,7 @@ class Goodbye(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class RouterMessage(_message.Message):
-    __slots__ = ("welcome", "start", "retarget", "cancel", "migrate", "grant", "unfreeze", "drain", "set_role", "claim", "adopt")
+    __slots__ = ("welcome", "start", "retarget", "cancel", "migrate", "grant", "unfreeze", "drain", "set_role", "claim", "adopt", "peers")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     RETARGET_FIELD_NUMBER: _ClassVar[int]
@@ -450,6 +476,7 @@ class RouterMessage(_message.Message):
     SET_ROLE_FIELD_NUMBER: _ClassVar[int]
     CLAIM_FIELD_NUMBER: _ClassVar[int]
     ADOPT_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     start: Start
     retarget: Retarget
@@ -461,7 +488,8 @@ class RouterMessage(_message.Message):
     set_role: SetRole
     claim: Claim
     adopt: Adopt
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., retarget: _Optional[_Union[Retarget, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., migrate: _Optional[_Union[Migrate, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., unfreeze: _Optional[_Union[Unfreeze, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., set_role: _Optional[_Union[SetRole, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ...) -> None: ...
+    peers: Peers
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., retarget: _Optional[_Union[Retarget, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., migrate: _Optional[_Union[Migrate, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., unfreeze: _Optional[_Union[Unfreeze, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., set_role: _Optional[_Union[SetRole, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ..., peers: _Optional[_Union[Peers, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("router", "heartbeat_s", "wire_version")
@@ -571,8 +599,22 @@ class Adopt(_message.Message):
     next_index: int
     def __init__(self, sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., new_epoch: _Optional[int] = ..., router: _Optional[str] = ..., next_index: _Optional[int] = ...) -> None: ...
 
+class Peers(_message.Message):
+    __slots__ = ("peers",)
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    peers: _containers.RepeatedCompositeFieldContainer[PeerRow]
+    def __init__(self, peers: _Optional[_Iterable[_Union[PeerRow, _Mapping]]] = ...) -> None: ...
+
+class PeerRow(_message.Message):
+    __slots__ = ("target", "role")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    target: DecodeTarget
+    role: str
+    def __init__(self, target: _Optional[_Union[DecodeTarget, _Mapping]] = ..., role: _Optional[str] = ...) -> None: ...
+
 class PeerHello(_message.Message):
-    __slots__ = ("worker", "boot", "wire_version", "model_fingerprint", "geometry", "region_bytes", "transports")
+    __slots__ = ("worker", "boot", "wire_version", "model_fingerprint", "geometry", "region_bytes", "transports", "canary")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     BOOT_FIELD_NUMBER: _ClassVar[int]
     WIRE_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -580,6 +622,7 @@ class PeerHello(_message.Message):
     GEOMETRY_FIELD_NUMBER: _ClassVar[int]
     REGION_BYTES_FIELD_NUMBER: _ClassVar[int]
     TRANSPORTS_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
     worker: str
     boot: str
     wire_version: int
@@ -587,7 +630,8 @@ class PeerHello(_message.Message):
     geometry: KvGeometry
     region_bytes: int
     transports: _containers.RepeatedCompositeFieldContainer[TransportInfo]
-    def __init__(self, worker: _Optional[str] = ..., boot: _Optional[str] = ..., wire_version: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., geometry: _Optional[_Union[KvGeometry, _Mapping]] = ..., region_bytes: _Optional[int] = ..., transports: _Optional[_Iterable[_Union[TransportInfo, _Mapping]]] = ...) -> None: ...
+    canary: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, worker: _Optional[str] = ..., boot: _Optional[str] = ..., wire_version: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., geometry: _Optional[_Union[KvGeometry, _Mapping]] = ..., region_bytes: _Optional[int] = ..., transports: _Optional[_Iterable[_Union[TransportInfo, _Mapping]]] = ..., canary: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class TransportInfo(_message.Message):
     __slots__ = ("name", "info")
@@ -622,7 +666,7 @@ class KvGeometry(_message.Message):
     def __init__(self, layers: _Optional[int] = ..., group_layers: _Optional[int] = ..., heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., block_tokens: _Optional[int] = ..., blocks: _Optional[int] = ..., dtype: _Optional[str] = ..., dtype_bytes: _Optional[int] = ..., rank: _Optional[int] = ..., ranks: _Optional[int] = ...) -> None: ...
 
 class ReserveRequest(_message.Message):
-    __slots__ = ("from_boot", "transfer", "sequence", "epoch", "tokens", "unit_hashes", "to_boot")
+    __slots__ = ("from_boot", "transfer", "sequence", "epoch", "tokens", "unit_hashes", "to_boot", "canary", "root")
     FROM_BOOT_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -630,6 +674,8 @@ class ReserveRequest(_message.Message):
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     UNIT_HASHES_FIELD_NUMBER: _ClassVar[int]
     TO_BOOT_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FIELD_NUMBER: _ClassVar[int]
     from_boot: str
     transfer: int
     sequence: int
@@ -637,7 +683,9 @@ class ReserveRequest(_message.Message):
     tokens: int
     unit_hashes: bytes
     to_boot: str
-    def __init__(self, from_boot: _Optional[str] = ..., transfer: _Optional[int] = ..., sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., tokens: _Optional[int] = ..., unit_hashes: _Optional[bytes] = ..., to_boot: _Optional[str] = ...) -> None: ...
+    canary: bool
+    root: bytes
+    def __init__(self, from_boot: _Optional[str] = ..., transfer: _Optional[int] = ..., sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., tokens: _Optional[int] = ..., unit_hashes: _Optional[bytes] = ..., to_boot: _Optional[str] = ..., canary: _Optional[bool] = ..., root: _Optional[bytes] = ...) -> None: ...
 
 class ReserveReply(_message.Message):
     __slots__ = ("granted", "refusal", "blocks", "cached_tokens", "grant", "lease_s")
@@ -656,7 +704,7 @@ class ReserveReply(_message.Message):
     def __init__(self, granted: _Optional[bool] = ..., refusal: _Optional[str] = ..., blocks: _Optional[_Iterable[int]] = ..., cached_tokens: _Optional[int] = ..., grant: _Optional[bytes] = ..., lease_s: _Optional[float] = ...) -> None: ...
 
 class CommitRequest(_message.Message):
-    __slots__ = ("from_boot", "transfer", "state", "proofs", "checksummed", "transport", "computed", "parked")
+    __slots__ = ("from_boot", "transfer", "state", "proofs", "checksummed", "transport", "computed", "parked", "canary", "grant")
     FROM_BOOT_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -665,6 +713,8 @@ class CommitRequest(_message.Message):
     TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     COMPUTED_FIELD_NUMBER: _ClassVar[int]
     PARKED_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
+    GRANT_FIELD_NUMBER: _ClassVar[int]
     from_boot: str
     transfer: int
     state: SequenceState
@@ -673,7 +723,9 @@ class CommitRequest(_message.Message):
     transport: str
     computed: int
     parked: bool
-    def __init__(self, from_boot: _Optional[str] = ..., transfer: _Optional[int] = ..., state: _Optional[_Union[SequenceState, _Mapping]] = ..., proofs: _Optional[_Iterable[_Union[GroupProof, _Mapping]]] = ..., checksummed: _Optional[bool] = ..., transport: _Optional[str] = ..., computed: _Optional[int] = ..., parked: _Optional[bool] = ...) -> None: ...
+    canary: bool
+    grant: bytes
+    def __init__(self, from_boot: _Optional[str] = ..., transfer: _Optional[int] = ..., state: _Optional[_Union[SequenceState, _Mapping]] = ..., proofs: _Optional[_Iterable[_Union[GroupProof, _Mapping]]] = ..., checksummed: _Optional[bool] = ..., transport: _Optional[str] = ..., computed: _Optional[int] = ..., parked: _Optional[bool] = ..., canary: _Optional[bool] = ..., grant: _Optional[bytes] = ...) -> None: ...
 
 class GroupProof(_message.Message):
     __slots__ = ("bytes", "crc32")
@@ -684,12 +736,14 @@ class GroupProof(_message.Message):
     def __init__(self, bytes: _Optional[int] = ..., crc32: _Optional[int] = ...) -> None: ...
 
 class CommitReply(_message.Message):
-    __slots__ = ("attached", "refusal")
+    __slots__ = ("attached", "refusal", "canary_token")
     ATTACHED_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    CANARY_TOKEN_FIELD_NUMBER: _ClassVar[int]
     attached: bool
     refusal: str
-    def __init__(self, attached: _Optional[bool] = ..., refusal: _Optional[str] = ...) -> None: ...
+    canary_token: int
+    def __init__(self, attached: _Optional[bool] = ..., refusal: _Optional[str] = ..., canary_token: _Optional[int] = ...) -> None: ...
 
 class AbandonRequest(_message.Message):
     __slots__ = ("from_boot", "transfer", "reason", "writes_stopped")
