@@ -80,6 +80,8 @@ class RouterLink:
                     delay_s = RECONNECT_S_MIN
             except grpc.RpcError as error:
                 log.debug("router %s: %s", self.address, describe(error))
+            except asyncio.InvalidStateError:  # what grpc.aio says of a write after the stream's end
+                log.debug("router %s: the stream ended", self.address)
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, RECONNECT_S_MAX)
 
