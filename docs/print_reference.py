@@ -16,6 +16,7 @@ from types import ModuleType
 
 from sluice import errors
 from sluice.cli.main import COMMANDS
+from sluice.config import operator as operator_config
 from sluice.config import router as router_config
 from sluice.config import telemetry as telemetry_config
 from sluice.config import worker as worker_config
@@ -124,10 +125,18 @@ def error_row(kind: type[SluiceError]) -> tuple[str, ...]:
     return (f"`{kind.__name__}`", str(http), f"`{grpc}`", retry, kind.actor.value, first_line(kind))
 
 
+_SETTINGS = (
+    ("Router", router_config),
+    ("Worker", worker_config),
+    ("Operator", operator_config),
+    ("All", telemetry_config),
+)
+
+
 def config_page() -> str:
     """config.md: one table per section, with the comments of the source as explanations."""
     parts = [CONFIG_INTRO, PRINTED.format(source="`sluice/config/`")]
-    for title, module in (("Router", router_config), ("Worker", worker_config), ("Both", telemetry_config)):
+    for title, module in _SETTINGS:
         for section in reversed(sections_of(module)):
             parts.append(f"\n## {title}: `{section.__name__}`\n\n{first_line(section)}\n\n")
             parts.append(table(("field", "type", "default", "meaning"), setting_rows(section)))

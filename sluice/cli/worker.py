@@ -19,11 +19,15 @@ ONEDNN_CACHES: Final = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAP
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sluice worker`."""
     parser.add_argument("--config", required=True, type=Path, help="YAML file; see docs/reference/config.md")
+    parser.add_argument("--name", help="the worker's name, instead of the file's `worker`")
+    parser.add_argument("--advertise-host", help="as peers reach it, instead of the file's `advertise_host`")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
-    config = load.load(arguments.config, WorkerConfig)
+    own = {"worker": arguments.name, "advertise_host": arguments.advertise_host}
+    over = {field: value for field, value in own.items() if value is not None}
+    config = load.load(arguments.config, WorkerConfig, over=over)
     load.set_default_environment(ONEDNN_CACHES)
     logs.configure_logs(
         log_format=logs.LogFormat(config.telemetry.log_format),

@@ -7,7 +7,7 @@ file, the field and what would be accepted. Nothing changes after reading.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
@@ -16,9 +16,11 @@ from sluice.errors import ConfigError
 
 T = TypeVar("T")
 
+_NOTHING_OVER: Final[Mapping[str, str]] = {}
 
-def load(path: Path, section: type[T]) -> T:
-    """Read one process's settings. Raises ConfigError."""
+
+def load(path: Path, section: type[T], *, over: Mapping[str, str] = _NOTHING_OVER) -> T:
+    """Read one process's settings; fields in `over` come from the command line and win. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -29,7 +31,7 @@ def load(path: Path, section: type[T]) -> T:
         raise ConfigError(f"{path}: is not YAML ({error}); mend the syntax") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds no mapping; write `field: value` lines")
-    return parse(values, section, source=str(path))
+    return parse({**values, **over}, section, source=str(path))
 
 
 def parse(values: Mapping[str, Any], section: type[T], *, source: str) -> T:

@@ -48,6 +48,7 @@ class RouterConfig:
     heartbeat_s: float = 1.0
     worker_expiry_s: float = 5.0
     records_max: int = 1000
+    stop_grace_s: float = 10.0  # for running requests to end, once told to stop
     admission: AdmissionConfig = field(default_factory=AdmissionConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     slo: SloConfig = field(default_factory=SloConfig)

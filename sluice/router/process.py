@@ -39,7 +39,6 @@ from sluice.wire import channels
 from sluice.wire.gen import sluice_pb2_grpc
 
 TICK_S: Final = 0.25
-STOP_GRACE_S: Final = 10.0
 LINK_GRACE_S: Final = 1.0
 
 _log = logging.getLogger(__name__)
@@ -126,7 +125,7 @@ async def _run_until_stopped(config: RouterConfig) -> None:
         router.dispatcher.stop_admitting()
         _log.info("stopping; %d sequences are running", router.dispatcher.sequences)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STOP_GRACE_S):
+            async with asyncio.timeout(config.stop_grace_s):
                 await router.dispatcher.wait_idle()
 
 

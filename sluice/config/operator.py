@@ -1,0 +1,24 @@
+"""Settings of the operator process. Every field has a default; the chart writes the images."""
+
+from dataclasses import dataclass, field
+
+from sluice.config.telemetry import TelemetryConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorConfig:
+    """One operator process."""
+
+    router_image: str = "sluice-control:latest"
+    worker_image: str = "sluice-worker:latest"
+    image_pull_policy: str = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+    namespaces: tuple[str, ...] = ()  # to watch; (): all
+    lease_namespace: str = "sluice-system"  # where the operators' lease is
+    identity: str = ""  # this operator's name in the lease; empty: the host's name
+    lease_s: float = 15.0  # another operator takes over after so long
+    parallel_services_max: int = 8  # reconciled at once
+    resync_s: float = 30.0  # every service is looked at again
+    watch_s: float = 1.0  # the same while something changes
+    retry_s_max: float = 60.0
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)

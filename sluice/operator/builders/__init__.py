@@ -1,0 +1,1 @@
+"""Pure builders: an accepted ModelService in, manifests out; golden files in the tests show each."""

@@ -1,0 +1,111 @@
+"""What the builders make of a ModelService, written out in full: tests/operator/golden shows every manifest.
+
+`SLUICE_REWRITE_GOLDEN=1 python -m pytest tests/operator` writes them anew; read the difference.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sluice.config.operator import OperatorConfig
+from sluice.operator.accept import accept, gpu_classes
+from sluice.operator.builders import pod_parts
+from sluice.operator.builders.service_objects import owned, service_objects, worker_pool
+from sluice.operator.builders.worker_workload import pool_template, worker_config_map, worker_deployment
+from sluice.operator.manifest import Kind, covers, marked
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = sorted(path.stem.removesuffix(".input") for path in GOLDEN.glob("*.input.yaml"))
+
+
+def manifests(case: str) -> list[dict[str, Any]]:
+    bodies = list(yaml.safe_load_all((GOLDEN / f"{case}.input.yaml").read_text(encoding="utf-8")))
+    (body,) = [one for one in bodies if one["kind"] == "ModelService"]
+    classes, _ = gpu_classes([one for one in bodies if one["kind"] == "GPUClass"])
+    config = OperatorConfig(router_image="registry.example/sluice-control:1", worker_image="registry.example/sluice:1")
+    service = accept(body, classes)
+    budget = Kind.DISRUPTION_BUDGET
+    replicas = {pool.name: pool.spec.replicas.min for pool in service.pools}
+    built = service_objects(service, config, replicas=replicas, budget=budget)
+    for pool in service.pools:
+        template = pool_template(service, pool, config)
+        built += [
+            worker_pool(service, pool, replicas=replicas[pool.name]),
+            owned(service, worker_config_map(service, template)),
+            owned(service, worker_deployment(service, template, replicas=replicas[pool.name])),
+        ]
+    return built
+
+
+class PlainDumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_manifests_are_as_written_down(case: str) -> None:
+    text = yaml.dump_all(manifests(case), Dumper=PlainDumper, sort_keys=False, width=120)
+    path = GOLDEN / f"{case}.yaml"
+    if os.environ.get("SLUICE_REWRITE_GOLDEN"):
+        path.write_text(text, encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_port_names_its_protocol(case: str) -> None:
+    """Server-side apply on Kubernetes 1.20 merges ports by number and protocol, and refuses one without."""
+    for manifest in manifests(case):
+        for ports in found(manifest, "ports"):
+            assert all(port.get("protocol") == "TCP" for port in ports), manifest["metadata"]["name"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_container_is_privileged_or_writes_its_image(case: str) -> None:
+    for manifest in manifests(case):
+        if manifest["kind"] != "Deployment":
+            continue
+        pod = manifest["spec"]["template"]["spec"]
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            assert container["securityContext"] == pod_parts.container_security()
+            assert {"name": "USER", "value": "sluice"} in container.get("env", []) or container["name"] == "model"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_manifest_covers_itself_once_applied(case: str) -> None:
+    for manifest in manifests(case):
+        wanted = marked(manifest)
+        live = {**wanted, "status": {}, "metadata": {**wanted["metadata"], "resourceVersion": "7"}}
+        assert covers(live, wanted)
+
+
+def test_a_workers_grace_period_follows_from_the_drain_deadline() -> None:
+    assert pod_parts.worker_grace_s(60.0) == 130
+    assert pod_parts.worker_grace_s(0.5) == 11
+    assert pod_parts.router_grace_s(60.0) == 75
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"), [("1.5", "1500m"), ("1", "1"), ("2000m", "2"), ("250m", "250m"), ("0.25", "250m")]
+)
+def test_cpus_are_written_as_the_server_writes_them_back(written: str, kept: str) -> None:
+    assert pod_parts.cpu_quantity(written) == kept
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"), [("1024Mi", "1Gi"), ("512Mi", "512Mi"), ("2048Gi", "2Ti"), ("3Gi", "3Gi")]
+)
+def test_memory_is_written_as_the_server_writes_it_back(written: str, kept: str) -> None:
+    assert pod_parts.memory_quantity(written) == kept
+
+
+def found(value: Any, key: str) -> list[Any]:
+    if isinstance(value, dict):
+        here = [value[key]] if key in value else []
+        return here + [hit for item in value.values() for hit in found(item, key)]
+    return [hit for item in value for hit in found(item, key)] if isinstance(value, list) else []
