@@ -1,0 +1,1 @@
+"""How many of which GPUs serve a workload within its objectives at least cost."""
