@@ -36,6 +36,7 @@ _INT_COLUMNS: Final = (
     "block_tokens",
     "sequence_tokens_max",
     "batch_sequences_max",
+    "step_tokens_max",  # of one engine step: how much of a prompt is computed at once
 )
 _FLOAT_COLUMNS: Final = (
     "queued_pairs",  # query-key pairs of the queued tokens
@@ -65,6 +66,7 @@ class FleetTable:
     block_tokens: IntColumn
     sequence_tokens_max: IntColumn
     batch_sequences_max: IntColumn
+    step_tokens_max: IntColumn
     queued_pairs: FloatColumn
     base_s: FloatColumn
     prefill_token_s: FloatColumn

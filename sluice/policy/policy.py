@@ -27,6 +27,7 @@ class Ask:
     waited_s: float = 0.0  # since the router accepted it: counts against its TTFT
     tenant: str = ""
     excluded: AbstractSet[int] = frozenset()  # slots tried before, and failed
+    resident: int | None = None  # a slot that has its KV: only where it decodes is to be chosen
     seed: int = 0  # breaks ties
 
 

@@ -1,0 +1,101 @@
+"""Which workers may serve a sequence at all: hard limits only, for all rows at once.
+
+A worker must be ready, untried, large enough for the sequence and not full. Preferences are the
+policies' business. Whatever roles are connected, a sequence fits somewhere if any worker can
+take it: without prefill workers the decode workers do all, and the other way round.
+Pure. Next: `pairing.py`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from sluice.policy.fleet_table import DECODE_BIT, PREFILL_BIT, FleetTable, FloatColumn, IntColumn
+from sluice.policy.policy import Ask, Unplaced
+
+BATCHES_MAX: Final = 2
+"""A worker holds at most one batch beyond the one it runs: the rest queues at the router."""
+
+NONE: Final = np.zeros(0, dtype=np.int64)
+TOO_LONG: Final = "too small for it"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """Slots by what they may do for one sequence; the arrays are ascending.
+
+    One of `prefill` goes with one of `decode`, and the same slot in both may do all. Where
+    `prefill` is empty, one of `decode` does all whatever its role.
+    """
+
+    prefill: IntColumn
+    decode: IntColumn
+
+
+def fit(ask: Ask, fleet: FleetTable) -> Fit | Unplaced:
+    """Who may serve `ask`, or why nobody may."""
+    rows = fleet.rows
+    sequences = fleet.waiting[:rows] + fleet.running[:rows]
+    may = (
+        (fleet.is_ready[:rows] > 0)
+        & (sequences < BATCHES_MAX * fleet.batch_sequences_max[:rows])
+        & (fleet.sequence_tokens_max[:rows] >= ask.prompt_tokens + ask.output_tokens_max)
+    )
+    for slot in ask.excluded:
+        if slot < rows:
+            may[slot] = False
+    roles = fleet.role_bits[:rows] * may
+    decode = (roles & DECODE_BIT).nonzero()[0]
+    if ask.resident is not None:
+        elsewhere = decode[decode != ask.resident]
+        if not len(elsewhere):
+            return _nobody(ask, fleet)
+        return Fit(prefill=np.array([ask.resident]), decode=elsewhere)
+    prefill = (roles & PREFILL_BIT).nonzero()[0]
+    if not (len(prefill) or len(decode)):
+        return _nobody(ask, fleet)
+    if not len(prefill):
+        return Fit(prefill=NONE, decode=decode)
+    if not len(decode) or ask.output_tokens_max == 1:
+        return Fit(prefill=NONE, decode=prefill)
+    return Fit(prefill=prefill, decode=decode)
+
+
+def cached_column(slots: IntColumn, cached_tokens: Mapping[int, int], ask: Ask) -> FloatColumn:
+    """Prompt tokens each of `slots` has cached, never more than all but one: the last is always computed."""
+    column = np.zeros(len(slots))
+    if cached_tokens:
+        most = ask.prompt_tokens - 1
+        for slot, tokens in cached_tokens.items():
+            at = slots.searchsorted(slot)
+            if at < len(slots) and slots[at] == slot:
+                column[at] = min(tokens, most)
+    return column
+
+
+def _nobody(ask: Ask, fleet: FleetTable) -> Unplaced:
+    """How many workers were left out for which reason; final where every worker is too small."""
+    counts: dict[str, int] = {}
+    for slot, worker in enumerate(fleet.workers):
+        if worker:
+            reason = why_not(ask, fleet, slot)
+            counts[reason] = counts.get(reason, 0) + 1
+    if not counts:
+        return Unplaced(reason="no worker is connected")
+    reason = ", ".join(f"{count} {why}" for why, count in sorted(counts.items()))
+    return Unplaced(reason=reason, is_final=set(counts) == {TOO_LONG})
+
+
+def why_not(ask: Ask, fleet: FleetTable, slot: int) -> str:
+    """The first reason against one worker; for people, after the fact."""
+    if not fleet.is_ready[slot]:
+        return "not ready"
+    if slot in ask.excluded:
+        return "tried before"
+    if fleet.sequence_tokens_max[slot] < ask.prompt_tokens + ask.output_tokens_max:
+        return TOO_LONG
+    if fleet.waiting[slot] + fleet.running[slot] >= BATCHES_MAX * fleet.batch_sequences_max[slot]:
+        return "full"
+    return "of another role"

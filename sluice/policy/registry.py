@@ -1,0 +1,24 @@
+"""Every policy by the name a person types. Next: `policy.py` for what a policy is."""
+
+from collections.abc import Callable
+from typing import Final
+
+from sluice.errors import ConfigError
+from sluice.policy.least_load import LeastLoad
+from sluice.policy.lmetric import Lmetric
+from sluice.policy.policy import Policy
+from sluice.policy.round_robin import RoundRobin
+
+POLICIES: Final[dict[str, Callable[[], Policy]]] = {
+    "round_robin": RoundRobin,
+    "least_load": LeastLoad,
+    "lmetric": Lmetric,
+}
+
+
+def make_policy(name: str) -> Policy:
+    """A fresh policy. Raises ConfigError for a name nobody has."""
+    make = POLICIES.get(name)
+    if make is None:
+        raise ConfigError(f"policy: '{name}' is unknown; choose one of {', '.join(POLICIES)}")
+    return make()
