@@ -1,0 +1,92 @@
+"""Keeps the images that nodes start with, in one containerd folder, made once and kept up to date.
+
+Layers that are there already are not written again: a change of Sluice's code costs seconds. Nodes
+start from copies (`node.copy_images`) and never write here.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from kube import sluice_images
+from kube.archive import Layer, Settings, write_archive
+from kube.commands import run
+from kube.container_daemon import PAUSE_IMAGE, image_names, import_image, remove_image, wait_daemon, write_settings
+from kube.places import Places
+from kube.processes import Processes
+
+PAUSE_SOURCE = """#include <signal.h>
+#include <unistd.h>
+#include <sys/wait.h>
+static void down(int number) { (void)number; _exit(0); }
+static void reap(int number) { (void)number; while (waitpid(-1, 0, WNOHANG) > 0) {} }
+int main(void) { signal(SIGINT, down); signal(SIGTERM, down); signal(SIGCHLD, reap); for (;;) pause(); }
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """What a cluster's nodes have."""
+
+    store: Path
+    control: str
+    worker: str
+
+
+def prepare(places: Places) -> Images:
+    """The images for the source tree as it is now. Raises CommandError."""
+    tag = sluice_images.source_tag()
+    images = Images(
+        store=places.image_store / "content",
+        control=sluice_images.image_name("control", tag),
+        worker=sluice_images.image_name("worker", tag),
+    )
+    ready = places.image_store / "ready"
+    if ready.exists() and ready.read_text(encoding="ascii") == f"{images.control} {images.worker}":
+        return images
+    ready.unlink(missing_ok=True)
+    work = places.image_store / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    processes = Processes(work / "processes", places.logs)
+    try:
+        _update(places, images, work, processes)
+    finally:
+        processes.stop_all()
+        shutil.rmtree(work, ignore_errors=True)
+    ready.write_text(f"{images.control} {images.worker}", encoding="ascii")
+    return images
+
+
+def _update(places: Places, images: Images, work: Path, processes: Processes) -> None:
+    socket = work / "containerd.sock"
+    settings = work / "containerd.toml"
+    write_settings(settings, root=images.store, state=work / "state", socket=socket, networks=work, plugins=work)
+    processes.start("image-store", ["containerd", "--config", settings])
+    wait_daemon(socket)
+    present = set(image_names(socket))
+    if PAUSE_IMAGE not in present:
+        import_image(socket, _pause_archive(work))
+    base = work / "base.layer"
+    sluice_images.base_layer(places, base)
+    source = work / "source.layer"
+    sluice_images.source_layer(work, source)
+    for target, name in (("control", images.control), ("worker", images.worker)):
+        packages = work / f"{target}.layer"
+        sluice_images.packages_layer(sluice_images.packages_of(sluice_images.EXTRAS[target]), packages)
+        archive = sluice_images.write_image(work, target=target, name=name, layers=(base, packages, source))
+        packages.unlink()
+        import_image(socket, archive)
+        archive.unlink()
+    for name in present - {PAUSE_IMAGE, images.control, images.worker}:
+        remove_image(socket, name)
+
+
+def _pause_archive(work: Path) -> Path:
+    (work / "pause.c").write_text(PAUSE_SOURCE, encoding="ascii")
+    run(["gcc", "-static", "-O2", "-o", work / "pause", work / "pause.c"])
+    layer = work / "pause.layer"
+    Layer({"/pause": work / "pause"}).write(layer)
+    archive = work / "pause.tar"
+    write_archive(archive, name=PAUSE_IMAGE, layers=[layer], settings=Settings(entrypoint=("/pause",)))
+    return archive
