@@ -1,13 +1,16 @@
 """How long a client waits when its request moves: live migration, stop-and-copy, and computing again.
 
 Run `python benchmarks/migration.py`. For every way and context length a platform of two real workers
-streams one long answer; in the middle the request is moved to the other worker. The pause is the
-largest gap between two tokens minus the median gap; also printed in decode steps (median gaps). The
-ways alternate, medians of all rounds are printed, and answers must be equal to the last token.
-With `--plot FILE.svg` the curves are drawn.
+streams one answer at a time, which is moved to the other worker and back every few tokens. The pause
+of a move is the largest of the gaps between tokens around it, less the median gap; it is also
+printed in decode steps (median gaps). Beside it stands what the machine does by itself: the same
+figure around tokens at which nothing moved. Answers must be equal to the last token whatever moved.
+With `--companions N` every worker decodes N other answers all the while. With `--plot FILE.svg` the
+curves are drawn.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import itertools
@@ -15,13 +18,13 @@ import random
 import statistics
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
 import grpc
-import openai
 
 from sluice.cli.local_fleet import FleetPlan, LocalFleet
 from sluice.config.worker import EngineConfig, TransferConfig
@@ -30,130 +33,212 @@ from sluice.testing.tiny_tokenizer import make_model_directory
 from sluice.wire.gen import sluice_pb2 as pb
 from sluice.wire.gen import sluice_pb2_grpc as rpc
 
+MODEL: Final = "bench"
 SHAPE: Final = {
     "vocab_size": 600,
-    "hidden_size": 256,
-    "intermediate_size": 704,
+    "hidden_size": 512,
+    "intermediate_size": 1408,
     "num_hidden_layers": 8,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
     "max_position_embeddings": 40_000,
 }
-OUTPUT_TOKENS: Final = 200
-MOVE_AT: Final = 30
-WAYS: Final = ("live shm", "live tcp", "stop-and-copy tcp", "recompute")
+TOKENS_APART: Final = 16  # from one move to the next
+AROUND: Final = 3  # gaps that a move may have lengthened: its own and those after it
+COMPANION_TOKENS: Final = 20_000
+WAYS: Final = ("live shm", "live tcp", "live nixl", "stop-and-copy tcp", "recompute")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sample:
-    """One moved request as its client saw it."""
+    """One answer as its client saw it: when each token came, and what the router says of its moves."""
 
-    text: str
-    pause_s: float
-    step_s: float
-    moved_bytes: int
-    frozen_s: float
+    tokens: tuple[int, ...]
+    times_s: tuple[float, ...]
+    moves: tuple[pb.MoveRow, ...]
+
+    @property
+    def gaps_s(self) -> list[float]:
+        """Gap i is what passed before token i + 1."""
+        return [after - before for before, after in itertools.pairwise(self.times_s)]
+
+    @property
+    def step_s(self) -> float:
+        """The median gap."""
+        return statistics.median(self.gaps_s)
+
+    def pauses_s(self) -> list[float]:
+        """Around every move, the largest gap less the median one."""
+        return [self._pause_s(move.at_token - 1) for move in self.moves]
+
+    def noises_s(self) -> list[float]:
+        """The same around tokens half-way between two moves."""
+        places = [move.at_token - 1 + TOKENS_APART // 2 for move in self.moves]
+        return [self._pause_s(place) for place in places if place + AROUND < len(self.gaps_s)]
+
+    def _pause_s(self, place: int) -> float:
+        return max(self.gaps_s[place : place + AROUND]) - self.step_s
 
 
 def plan_for(way: str, model: Path) -> FleetPlan:
     """Two workers that move requests in this way."""
-    transport: Literal["shm", "tcp"] = "shm" if "shm" in way else "tcp"
+    names: dict[str, Literal["shm", "tcp", "nixl"]] = {"shm": "shm", "tcp": "tcp", "nixl": "nixl"}
+    transport = names.get(way.rsplit(maxsplit=1)[-1], "shm")
     rounds = 0 if way.startswith("stop") else 8
     return FleetPlan(
         model_path=model,
-        model_name="bench",
+        model_name=MODEL,
         prefill=0,
         decode=0,
         mixed=2,
-        engine=EngineConfig(threads=1, kv_memory_mib=512),
+        engine=EngineConfig(threads=1, kv_memory_mib=800),
         transfer=TransferConfig(transports=(transport,), copy_rounds_max=rounds, checksums="off"),
     )
 
 
-def ask(fleet: LocalFleet, prompt: list[int], *, recompute: bool) -> Sample:
-    """Stream one greedy completion and move it half-way."""
-    client = openai.OpenAI(base_url=fleet.url, api_key="none", max_retries=0, timeout=600)
-    stream = client.completions.create(
-        model="bench",
-        prompt=prompt,
-        max_tokens=OUTPUT_TOKENS,
-        temperature=0,
-        stream=True,
-        extra_body={"ignore_eos": True},
-    )
-    times, parts, request = [], [], ""
-    for chunk in stream:
-        times.append(time.perf_counter())
-        parts.append(chunk.choices[0].text)
-        request = chunk.id
-        if len(times) == MOVE_AT:
-            with grpc.insecure_channel(fleet.grpc_address) as channel:
-                rpc.AdminStub(channel).Migrate(pb.MigrateRequest(request_id=request, recompute=recompute))
-    gaps = [after - before for before, after in itertools.pairwise(times)]
-    with grpc.insecure_channel(fleet.grpc_address) as channel:
-        (row,) = rpc.AdminStub(channel).GetRequests(pb.GetRequestsRequest(request_id=request)).requests
-    assert len(row.moves) == 1, f"moved {len(row.moves)} times: {row.moves}"
-    step_s = statistics.median(gaps)
-    # The call above holds the reading of the next token up a little: not a pause of the platform's.
-    pause_s = max(gap for i, gap in enumerate(gaps) if i != MOVE_AT - 1) - step_s
-    return Sample("".join(parts), pause_s, step_s, row.moves[0].bytes, row.moves[0].frozen_s)
+def request_for(prompt: Sequence[int], *, max_tokens: int) -> pb.GenerateRequest:
+    """A greedy answer of exactly `max_tokens` tokens."""
+    sampling = pb.SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
+    return pb.GenerateRequest(model=MODEL, prompt_tokens=pb.TokenIds(ids=prompt), sampling=sampling)
 
 
-def report(contexts: Sequence[int], samples: dict[tuple[str, int], list[Sample]]) -> None:
-    """Medians by way and context."""
-    print(f"\n{'context':>8} {'way':20} {'pause ms':>9} {'worst':>8} {'steps':>6} {'frozen ms':>9} {'MB':>7}")
-    for context in contexts:
-        for way in WAYS:
-            found = samples[way, context]
-            pause = statistics.median(one.pause_s for one in found)
-            steps = statistics.median(one.pause_s / one.step_s for one in found)
-            worst = max(one.pause_s for one in found)
-            frozen = statistics.median(one.frozen_s for one in found)
-            moved = statistics.median(one.moved_bytes for one in found) / 1e6
-            pauses = f"{pause * 1e3:9.1f} {worst * 1e3:8.1f} {steps:6.1f}"
-            print(f"{context:8} {way:20} {pauses} {frozen * 1e3:9.1f} {moved:7.1f}")
+def ask(channel: grpc.Channel, prompt: Sequence[int], *, moves: int, recompute: bool) -> Sample:
+    """Stream one answer and ask for a move every TOKENS_APART tokens; one may come while the last is under way."""
+    request = request_for(prompt, max_tokens=TOKENS_APART * (moves + 1))
+    tokens: list[int] = []
+    times_s: list[float] = []
+    orders: list[grpc.Future[pb.MigrateReply]] = []  # one that is let go is cancelled
+    admin = rpc.AdminStub(channel)
+    name = ""
+    for event in rpc.InferenceStub(channel).Generate(request):
+        now_s = time.perf_counter()
+        name = event.request_id or name
+        for token in event.tokens:
+            tokens.append(token)
+            times_s.append(now_s)
+            if len(tokens) % TOKENS_APART == 0 and len(tokens) < request.sampling.max_tokens:
+                orders.append(admin.Migrate.future(pb.MigrateRequest(request_id=name, recompute=recompute)))
+    (row,) = admin.GetRequests(pb.GetRequestsRequest(request_id=name)).requests
+    assert row.moves, "it did not move"
+    return Sample(tuple(tokens), tuple(times_s), tuple(row.moves))
 
 
-def plot(contexts: Sequence[int], samples: dict[tuple[str, int], list[Sample]], path: Path) -> None:
-    """Pause over context, both axes logarithmic, as an SVG; needs matplotlib, which Sluice does not."""
+@contextlib.contextmanager
+def companions(channel: grpc.Channel, count: int) -> Iterator[None]:
+    """`count` other answers are streamed on every worker until the block ends."""
+    calls = [
+        rpc.InferenceStub(channel).Generate(request_for([20 + n] * 64, max_tokens=COMPANION_TOKENS))
+        for n in range(2 * count)
+    ]
+    threads = [threading.Thread(target=drain_quietly, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for call in calls:
+            call.cancel()
+        for thread in threads:
+            thread.join()
+
+
+def drain_quietly(call: Iterator[pb.GenerateEvent]) -> None:
+    """Read a stream until it is cancelled."""
+    with contextlib.suppress(grpc.RpcError):
+        for _ in call:
+            pass
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that `share` of the values do not exceed."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def report(contexts: Sequence[int], ways: Sequence[str], samples: dict[tuple[str, int], list[Sample]]) -> None:
+    """One row for each way and context: pauses, in ms and in steps, beside the machine's own hiccups."""
+    print(f"\n{'':28}{'':>6} {'pause, ms':>13} {'in steps':>11} {'nothing moved':>14} {'frozen, ms':>11}  first")
+    heads = ("context", "way", "moves", "step", "p50", "p99", "p50", "p99", "p50", "p99", "p50", "p99", "MB")
+    print("{:>8} {:18}{:>6}{:>6}{:>7}{:>7}{:>6}{:>6}{:>7}{:>7}{:>6}{:>6}{:>7}".format(*heads))
+    for context, way in itertools.product(contexts, ways):
+        found = samples[way, context]
+        pauses = [pause for one in found for pause in one.pauses_s()]
+        steps = [pause / one.step_s for one in found for pause in one.pauses_s()]
+        noises = [noise / one.step_s for one in found for noise in one.noises_s()]
+        frozen = [move.frozen_s for one in found for move in one.moves]
+        first_mb = statistics.median(one.moves[0].bytes for one in found) / 1e6
+        step_ms = 1e3 * statistics.median(one.step_s for one in found)
+        print(f"{context:8} {way:18}{len(pauses):6}{step_ms:6.1f}", end="")
+        for values, scale in ((pauses, 1e3), (steps, 1), (noises, 1), (frozen, 1e3)):
+            print(f"{scale * statistics.median(values):7.1f}{scale * percentile(values, 0.99):7.1f}", end="")
+        print(f"{first_mb:7.1f}")
+
+
+def plot(
+    contexts: Sequence[int], ways: Sequence[str], samples: dict[tuple[str, int], list[Sample]], path: Path
+) -> None:
+    """Median pause over context, both axes logarithmic, as an SVG; needs matplotlib, which Sluice does not."""
     plt = importlib.import_module("matplotlib.pyplot")
+    plt.rcParams["svg.hashsalt"] = "sluice"
     figure, axes = plt.subplots(figsize=(7, 4))
-    for way in WAYS:
-        pauses = [statistics.median(one.pause_s for one in samples[way, context]) * 1e3 for context in contexts]
+    for way in ways:
+        found = [samples[way, context] for context in contexts]
+        pauses = [1e3 * statistics.median(p for one in some for p in one.pauses_s()) for some in found]
         axes.plot(contexts, pauses, marker="o", label=way)
-    axes.set(xscale="log", yscale="log", xlabel="context, tokens", ylabel="pause seen by the client, ms")
+    steps = [1e3 * statistics.median(one.step_s for way in ways for one in samples[way, n]) for n in contexts]
+    axes.plot(contexts, steps, color="grey", linestyle=":", label="one decode step")
+    axes.set(xscale="log", yscale="log", xlabel="context, tokens", ylabel="median pause seen by the client, ms")
+    axes.set_xticks(contexts, [f"{context:,}" for context in contexts])
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
     figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def measure(arguments: argparse.Namespace, model: Path) -> dict[tuple[str, int], list[Sample]]:
+    """Every way in turn: one platform at a time, because idle ones would still take a share of the cores."""
+    samples: dict[tuple[str, int], list[Sample]] = {(way, n): [] for way in arguments.ways for n in arguments.contexts}
+    for way in arguments.ways:
+        with LocalFleet(plan_for(way, model)) as fleet, grpc.insecure_channel(fleet.grpc_address) as channel:
+            fleet.wait_ready(lambda _: None)
+            say_progress = progress_of(way)
+            with companions(channel, arguments.companions):
+                ask(channel, [9] * 20, moves=10, recompute=False)  # the workers meet
+                for context, turn in itertools.product(arguments.contexts, range(arguments.rounds)):
+                    rng = random.Random(context * 1000 + turn)
+                    prompt = [rng.randrange(10, 600) for _ in range(context)]
+                    sample = ask(channel, prompt, moves=arguments.moves, recompute=way == "recompute")
+                    samples[way, context].append(sample)
+                    say_progress(context)
+    return samples
+
+
+def progress_of(way: str) -> Callable[[int], None]:
+    """Prints a way's name, then the context of each answer."""
+    print(f"\n{way}:", end="", flush=True)
+    return lambda context: print(f" {context}", end="", flush=True)
 
 
 def main() -> int:
     """Measure every way in turn."""
-    parser = argparse.ArgumentParser(description="Pause of a migrated request by way and context length.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--contexts", type=int, nargs="+", default=[256, 1024, 4096])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--rounds", type=int, default=5, help="answers for each way and context")
+    parser.add_argument("--moves", type=int, default=8, help="of every answer")
+    parser.add_argument("--companions", type=int, default=0, help="other answers on each worker")
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
-    samples: dict[tuple[str, int], list[Sample]] = {(way, n): [] for way in WAYS for n in arguments.contexts}
     with tempfile.TemporaryDirectory() as folder:
         model = make_model_directory(Path(folder))
         save_random_model(model, family="llama", **SHAPE)
-        for way in WAYS:  # one platform at a time: idle ones would still take a share of the cores
-            with LocalFleet(plan_for(way, model)) as fleet:
-                fleet.wait_ready(lambda _: None)
-                for context, turn in itertools.product(arguments.contexts, range(arguments.rounds)):
-                    rng = random.Random(context * 1000 + turn)
-                    prompt = [rng.randrange(10, 600) for _ in range(context)]
-                    samples[way, context].append(ask(fleet, prompt, recompute=way == "recompute"))
-                    print(".", end="", flush=True)
+        samples = measure(arguments, model)
     for context, turn in itertools.product(arguments.contexts, range(arguments.rounds)):
-        texts = {samples[way, context][turn].text for way in WAYS}
-        assert len(texts) == 1, f"answers differ at context {context}"
-    report(arguments.contexts, samples)
+        answers = {samples[way, context][turn].tokens for way in arguments.ways}
+        assert len(answers) == 1, f"answers differ at context {context}"
+    report(arguments.contexts, arguments.ways, samples)
     if arguments.plot is not None:
-        plot(arguments.contexts, samples, arguments.plot)
+        plot(arguments.contexts, arguments.ways, samples, arguments.plot)
     return 0
 
 

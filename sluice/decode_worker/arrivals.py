@@ -295,17 +295,15 @@ class ArrivalTable:
         proof.check_state(state, sequence=arrival.sequence, epoch=arrival.epoch, computed=computed)
         if computed > arrival.room_tokens:
             raise TransferError(f"KV of {computed} tokens was sent into room for {arrival.room_tokens}")
-        expected = proof.expect(
+        expected = proof.Expected(
             source=arrival.source,
             target=self._identity.geometry,
             reservation=arrival.reservation,
             computed=computed,
         )
-        view = self._view if request.checksummed else None
-        if view is None:
-            proof.check_bytes(request.proofs, expected, None)
-        else:  # checksums take a while
-            await asyncio.to_thread(proof.check_bytes, request.proofs, expected, view)
+        proof.check_sizes(request.proofs, expected)
+        if request.checksummed and self._view is not None:
+            await asyncio.to_thread(proof.check_contents, request.proofs, expected, self._view)
         arrival.computed = computed
 
     async def _enter_batch(self, arrival: Arrival, state: SequenceState) -> None:

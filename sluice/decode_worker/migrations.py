@@ -57,7 +57,7 @@ class MigrationTable:
     async def _run(self, sequence: SequenceId, epoch: Epoch, target: pb.DecodeTarget) -> None:
         shell = self._around.shell
         try:
-            state = await shell.state_of(sequence)
+            state = shell.owned(await shell.ask(lambda engine: engine.state_of(sequence)))
         except SluiceError:
             return  # it ended a moment ago, and the router hears of that
         if shell.epoch_of(sequence) != epoch or sequence in self._moving:

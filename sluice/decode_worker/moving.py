@@ -213,16 +213,19 @@ class Moving:
         return True
 
     async def _freeze(self) -> None:
-        """Stand still between two steps, with everything the target must know."""
+        """Stand still between two steps, with everything the target must know.
 
-        def hold(engine: Engine) -> KvExtent:
+        One question: a second one would wait for the next step of the sequences that go on.
+        """
+
+        def hold(engine: Engine) -> tuple[KvExtent, SequenceState, float]:
             engine.hold(self.sequence)
-            return engine.kv_of(self.sequence)
+            return engine.kv_of(self.sequence), engine.state_of(self.sequence), shell.now_s()
 
+        shell = self._around.shell
         try:
-            self._extent = await self._around.shell.ask(hold)
-            self._frozen_s = self._around.shell.now_s()
-            self._state = await self._around.shell.state_of(self.sequence)
+            self._extent, state, self._frozen_s = await shell.ask(hold)
+            self._state = shell.owned(state)
         except IllegalTransitionError:
             self._is_over = True  # it finished in the very step that was to be its last here
 

@@ -4,6 +4,7 @@ Raises TransferError naming what does not match; changes nothing. Next: `arrival
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sluice.domain.ids import Epoch, SequenceId
 from sluice.domain.kv import KvGeometry
@@ -11,6 +12,7 @@ from sluice.domain.sequence import SequenceState
 from sluice.engine.contract import Reservation
 from sluice.errors import StaleEpochError, TransferError
 from sluice.kv_transfer.checksum import crc32_of_target, receiver_plan
+from sluice.kv_transfer.plan import plan_bytes
 from sluice.kv_transfer.transport import Descriptors
 from sluice.wire.gen import sluice_pb2 as pb
 
@@ -25,29 +27,44 @@ def check_state(state: SequenceState, *, sequence: SequenceId, epoch: Epoch, com
         raise TransferError(f"{len(state.tokens)} tokens were committed over the KV of {computed}; send one more")
 
 
-def expect(
-    *, source: KvGeometry, target: KvGeometry, reservation: Reservation, computed: int
-) -> tuple[Descriptors, ...]:
-    """Per layer group of the sender, the ranges that must have been written here."""
-    return tuple(
-        receiver_plan(
-            source=source,
-            target=target,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What a commit must prove: the KV of tokens [cached, computed), from `source` into the reserved blocks."""
+
+    source: KvGeometry
+    target: KvGeometry
+    reservation: Reservation
+    computed: int
+
+    def bytes_of(self, group: int) -> int:
+        """How many bytes of a layer group of the sender's must have come."""
+        tokens = max(0, self.computed - self.reservation.cached_tokens)
+        return plan_bytes(source=self.source, target=self.target, group=group, tokens=tokens)
+
+    def ranges_of(self, group: int) -> Descriptors:
+        """Where they must have been written."""
+        return receiver_plan(
+            source=self.source,
+            target=self.target,
             group=group,
-            target_blocks=reservation.blocks,
-            first=reservation.cached_tokens,
-            end=max(computed, reservation.cached_tokens),
+            target_blocks=self.reservation.blocks,
+            first=self.reservation.cached_tokens,
+            end=max(self.computed, self.reservation.cached_tokens),
         )
-        for group in range(source.groups)
-    )
 
 
-def check_bytes(proofs: Sequence[pb.GroupProof], expected: Sequence[Descriptors], view: memoryview | None) -> None:
-    """Every layer group arrived whole; with a `view` of our region, its CRC-32 is right too. Slow: not for the loop."""
-    if len(proofs) != len(expected):
-        raise TransferError(f"{len(proofs)} layer groups were sent, {len(expected)} are needed")
-    for group, (proof, ranges) in enumerate(zip(proofs, expected, strict=True)):
-        if proof.bytes != ranges.total_bytes:
-            raise TransferError(f"layer group {group}: {proof.bytes} bytes were sent, {ranges.total_bytes} are needed")
-        if view is not None and (found := crc32_of_target(view, ranges)) != proof.crc32:
+def check_sizes(proofs: Sequence[pb.GroupProof], expected: Expected) -> None:
+    """Every layer group arrived whole, as far as its sender counted. Takes no time, however long the sequence."""
+    groups = expected.source.groups
+    if len(proofs) != groups:
+        raise TransferError(f"{len(proofs)} layer groups were sent, {groups} are needed")
+    for group, proof in enumerate(proofs):
+        if proof.bytes != (needed := expected.bytes_of(group)):
+            raise TransferError(f"layer group {group}: {proof.bytes} bytes were sent, {needed} are needed")
+
+
+def check_contents(proofs: Sequence[pb.GroupProof], expected: Expected, view: memoryview) -> None:
+    """The bytes in our region are those that were sent. Reads all of them: not for the event loop."""
+    for group, proof in enumerate(proofs):
+        if (found := crc32_of_target(view, expected.ranges_of(group))) != proof.crc32:
             raise TransferError(f"layer group {group}: checksum {found:08x} here, {proof.crc32:08x} at the sender")

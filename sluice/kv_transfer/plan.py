@@ -91,6 +91,14 @@ def compile_plan(*, source: KvGeometry, target: KvGeometry, group: int, span: Sp
     return _merge(*(np.concatenate(pair) for pair in zip(whole, split, strict=True)))
 
 
+def plan_bytes(*, source: KvGeometry, target: KvGeometry, group: int, tokens: int) -> int:
+    """How many bytes the plans of `tokens` tokens of a layer group move in all: sums need no ranges."""
+    head_first = max(source.rank * source.heads, target.rank * target.heads)
+    head_end = min((source.rank + 1) * source.heads, (target.rank + 1) * target.heads)
+    layers = len(source.layers_of(group))
+    return tokens * layers * K_AND_V * max(0, head_end - head_first) * source.head_dim * source.dtype_bytes
+
+
 def block_ranges(geometry: KvGeometry, blocks: Sequence[BlockId]) -> Descriptors:
     """Every byte of `blocks`, in all layer groups: what a receiver allows a sender to write.
 

@@ -98,7 +98,8 @@ class ShmTransport:
             board.close()
             raise TransferError(f"shm: peer {peer.worker} ({peer.boot}) is gone")
         try:
-            mapping = mmap.mmap(board.fd, peer.region_bytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+            # Not MAP_POPULATE: it keeps the interpreter lock while it clears the whole pool's pages.
+            mapping = mmap.mmap(board.fd, peer.region_bytes, flags=mmap.MAP_SHARED)
         except OSError as error:
             board.close()
             raise TransferError(f"shm: cannot map the pool of peer {peer.worker} ({error.strerror})") from error

@@ -175,7 +175,8 @@ class Outgoing:
         if self._is_given_up:
             return SenderEvent.CANCELLED
         try:
-            state = await self._around.shell.state_of(self.state.sequence)
+            shell = self._around.shell
+            state = shell.owned(await shell.ask(lambda engine: engine.state_of(self.state.sequence)))
             state = replace(state, traceparent=self._parent or state.traceparent)
             computed = len(self.state.tokens)
             reply = await self.outbound.commit(state, blocks=self._blocks, computed=computed, parked=False)

@@ -210,7 +210,7 @@ class Flow:
         """Compute it again on another worker than its own, from the tokens it has."""
         if self.owner is not None and journey.expects(self.state, Event.OWNER_LOST):
             self.excluded.add(self.owner.info.worker)
-            self.why_moved = why
+            self.why_moved, self.attempts = why, self.attempts - 1  # our own wish: no worker has failed it
             self._apply(Event.OWNER_LOST, now_s)
 
     def on_migration(self, member: Member, report: pb.MigrationReport, *, now_s: float) -> None:

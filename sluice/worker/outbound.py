@@ -18,7 +18,7 @@ from sluice.engine.contract import Fence
 from sluice.errors import ReservationRefusedError
 from sluice.kv_transfer.checksum import crc32_of_source
 from sluice.kv_transfer.mover_contract import KvMover
-from sluice.kv_transfer.plan import Span, compile_plan
+from sluice.kv_transfer.plan import Span, compile_plan, plan_bytes
 from sluice.telemetry.metric_table import Direction
 from sluice.telemetry.metrics import WorkerMetrics
 from sluice.wire import convert
@@ -161,14 +161,17 @@ class Outbound:
         """Per layer group, how many bytes were sent, and their CRC-32 if this transfer is checked."""
         view, mode = self._around.view, self._around.settings.checksums
         is_checked = mode == "always" or (mode == "sampled" and self.transfer % CHECKSUM_EVERY == 1)
-        span = Span(source_blocks=blocks, target_blocks=self._landing.blocks, first=self.cached_tokens, end=computed)
-        proofs = []
-        for group in range(self._around.geometry.groups):
-            plan = compile_plan(
-                source=self._around.geometry, target=self._landing.peer.geometry, group=group, span=span
-            )
-            proof = pb.GroupProof(bytes=plan.total_bytes)
-            if is_checked and view is not None:
-                proof.crc32 = await asyncio.to_thread(crc32_of_source, view, plan)
-            proofs.append(proof)
-        return proofs, is_checked and view is not None
+        source, target = self._around.geometry, self._landing.peer.geometry
+        first = min(self.cached_tokens, computed)
+        counts = [
+            plan_bytes(source=source, target=target, group=group, tokens=computed - first)
+            for group in range(source.groups)
+        ]
+        proofs = [pb.GroupProof(bytes=count) for count in counts]
+        if not is_checked or view is None:
+            return proofs, False
+        span = Span(source_blocks=blocks, target_blocks=self._landing.blocks, first=first, end=computed)
+        for group, proof in enumerate(proofs):
+            plan = compile_plan(source=source, target=target, group=group, span=span)
+            proof.crc32 = await asyncio.to_thread(crc32_of_source, view, plan)
+        return proofs, True

@@ -267,10 +267,9 @@ class Shell:
         """It lives elsewhere now, or never came to be; say nothing more of it."""
         self._live.pop(sequence, None)
 
-    async def state_of(self, sequence: SequenceId) -> SequenceState:
-        """A sequence as the engine has it, under its present owner. Raises IllegalTransitionError."""
-        state = await self.ask(lambda engine: engine.state_of(sequence))
-        live = self._live.get(sequence)
+    def owned(self, state: SequenceState) -> SequenceState:
+        """A sequence as the engine has it, under its present owner."""
+        live = self._live.get(state.sequence)
         return state if live is None else live.owned(state)
 
     def decode_here(self, sequence: SequenceId) -> None:

@@ -12,7 +12,7 @@ from sluice.domain.ids import BlockId
 from sluice.domain.kv import KvGeometry
 from sluice.errors import InvalidRequestError
 from sluice.kv_transfer.checksum import crc32_of_source, crc32_of_target, receiver_plan
-from sluice.kv_transfer.plan import Span, block_ranges, compile_plan
+from sluice.kv_transfer.plan import Span, block_ranges, compile_plan, plan_bytes
 
 Bytes = NDArray[np.uint8]
 
@@ -111,6 +111,14 @@ def test_carrying_out_a_plan_equals_moving_every_token_by_hand(case: Case) -> No
     for read, write, length in zip(plan.source.tolist(), plan.target.tolist(), plan.length.tolist(), strict=True):
         after[write : write + length] = pool[read : read + length]
     np.testing.assert_array_equal(after, reference(case, pool, before))
+
+
+@settings(max_examples=200, deadline=None)
+@given(cases())
+def test_the_size_of_a_plan_is_known_without_compiling_it(case: Case) -> None:
+    plan = compile_plan(source=case.source, target=case.target, group=case.group, span=case.span)
+    tokens = case.span.end - case.span.first
+    assert plan.total_bytes == plan_bytes(source=case.source, target=case.target, group=case.group, tokens=tokens)
 
 
 @settings(max_examples=60, deadline=None)

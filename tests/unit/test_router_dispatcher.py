@@ -205,6 +205,21 @@ async def test_a_worker_that_gives_up_is_replaced_but_not_for_ever(desk: Desk) -
     assert desk.is_empty()
 
 
+async def test_a_request_may_be_computed_elsewhere_as_often_as_the_router_likes(desk: Desk) -> None:
+    """Moves that the router itself wants once used up the attempts that are for workers' failures."""
+    workers = [desk.join("a"), desk.join("b")]
+    request = desk.submit()
+    flow = desk.dispatcher.find(request.job.request, 0)
+    assert flow is not None
+    for _ in range(3 * LIMITS.attempts_max):
+        flow.restart(why="test", now_s=desk.clock.now_s())
+        desk.dispatcher.tick()
+        assert flow.owner in workers
+    assert request.error is None
+    desk.dispatcher.release(request)
+    assert desk.is_empty()
+
+
 async def test_a_sequence_no_worker_accepts_is_the_clients_mistake(desk: Desk) -> None:
     worker = desk.join("a")
     request = desk.submit()
