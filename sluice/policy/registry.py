@@ -4,15 +4,29 @@ from collections.abc import Callable
 from typing import Final
 
 from sluice.errors import ConfigError
+from sluice.policy.dynamo import Dynamo
 from sluice.policy.least_load import LeastLoad
+from sluice.policy.llm_d import LlmD
+from sluice.policy.llumnix import Llumnix
 from sluice.policy.lmetric import Lmetric
+from sluice.policy.mooncake import Mooncake
 from sluice.policy.policy import Policy
+from sluice.policy.polyserve import PolyServe
+from sluice.policy.prefix_aware import PrefixAware
 from sluice.policy.round_robin import RoundRobin
+from sluice.policy.xllm import Xllm
 
 POLICIES: Final[dict[str, Callable[[], Policy]]] = {
     "round_robin": RoundRobin,
     "least_load": LeastLoad,
+    "prefix_aware": PrefixAware,
     "lmetric": Lmetric,
+    "dynamo": Dynamo,
+    "llm_d": LlmD,
+    "llumnix": Llumnix,
+    "xllm": Xllm,
+    "mooncake": Mooncake,
+    "polyserve": PolyServe,
 }
 
 
