@@ -1,6 +1,6 @@
 """Prints the CustomResourceDefinitions from the typed models, as structural schemas, in two renderings.
 
-`python -m sluice.operator.crd_yaml` rewrites `charts/sluice/crds/` (no CEL: any server from Kubernetes 1.20
+`python -m sluice.operator.crd_yaml` rewrites `charts/sluice/files/crds/` (no CEL: any server from Kubernetes 1.20
 up takes them) and `charts/sluice/files/crds-with-rules/` (with CEL rules: 1.25 and later). A test compares
 them. Decides nothing: fields, defaults and words are the models'. Next: `resources/model_service.py`.
 """
@@ -23,7 +23,7 @@ from sluice.operator.resources.worker_pool import WorkerPoolSpec, WorkerPoolStat
 Schema: TypeAlias = dict[str, Any]
 
 CHART: Final = Path(__file__).parents[2] / "charts" / "sluice"
-FOLDERS: Final = {False: CHART / "crds", True: CHART / "files" / "crds-with-rules"}
+FOLDERS: Final = {False: CHART / "files" / "crds", True: CHART / "files" / "crds-with-rules"}
 KEPT: Final = ("type", "description", "default", "enum", "pattern", "format", "minimum", "maximum", "multipleOf")
 SIZES: Final = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 
