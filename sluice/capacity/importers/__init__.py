@@ -1,0 +1,1 @@
+"""Public profiles, each in its own format, read into step models and curves."""
