@@ -31,12 +31,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from engine_batches import Prompts, Runner, runner_of
 from transformers import AutoModelForCausalLM
 
-from sluice.domain.block_hash import extend_chain, root_hash
-from sluice.domain.ids import Epoch, RequestId, RouterId, SequenceId
-from sluice.domain.sampling import SamplingParams
-from sluice.domain.sequence import SequenceState
 from sluice.engine.contract import EngineLimits
 from sluice.engine.engine import PagedEngine
 from sluice.engine.model_loader import geometry_for, load_model
@@ -57,9 +54,6 @@ SHAPE = {
     "max_position_embeddings": 2048,
 }
 
-Prompts = list[list[int]]
-Runner = Callable[[Prompts, int], None]
-"""Continues every prompt by that many tokens."""
 
 VLLM_SCRIPT = """
 import json, sys, time
@@ -85,30 +79,7 @@ def our_runner(directory: str) -> Runner:
     model = load_model(directory, device="cpu", dtype="float32")
     geometry = geometry_for(model.facts, blocks=2 * BATCH * (PROMPT_TOKENS + OUTPUT_TOKENS) // 16)
     limits = EngineLimits(batch_sequences_max=BATCH, step_tokens_max=PROMPT_TOKENS, sequence_tokens_max=2048)
-    engine = PagedEngine.build(model, geometry=geometry, limits=limits)
-    root = root_hash(model_fingerprint=model.facts.fingerprint, salt="")
-    count = 0
-
-    def run(prompts: Prompts, tokens: int) -> None:
-        nonlocal count
-        for prompt in prompts:
-            count += 1
-            state = SequenceState(
-                sequence=SequenceId(count),
-                request=RequestId(str(count)),
-                router=RouterId("benchmark"),
-                epoch=Epoch(1),
-                tokens=tuple(prompt),
-                prompt_tokens=len(prompt),
-                unit_hashes=tuple(extend_chain(root, prompt)),
-                root=root,
-                sampling=SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True),
-            )
-            engine.add(state, hold=False)
-        while engine.has_work():
-            engine.step()
-
-    return run
+    return runner_of(PagedEngine.build(model, geometry=geometry, limits=limits))
 
 
 def generate_runner(directory: str) -> Runner:

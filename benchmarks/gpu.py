@@ -14,16 +14,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from engine_batches import Prompts, Runner, runner_of
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from sluice.domain.block_hash import extend_chain, root_hash
-from sluice.domain.ids import Epoch, RequestId, RouterId, SequenceId
-from sluice.domain.sampling import SamplingParams
-from sluice.domain.sequence import SequenceState
 from sluice.engine.contract import EngineLimits
 from sluice.engine.engine import PagedEngine
 from sluice.engine.model_loader import adopt_module, geometry_for
@@ -39,9 +35,6 @@ OUTPUT_TOKENS = 65
 BATCHES = (1, 8, 32)
 ROUNDS = 3
 SECONDS_MAX = 540
-
-Prompts = list[list[int]]
-Runner = Callable[[Prompts, int], None]
 
 
 def random_module(shape: str) -> PreTrainedModel:
@@ -66,30 +59,7 @@ def our_runner(module: PreTrainedModel) -> Runner:
     model = adopt_module(module, name="random")
     blocks = max(BATCHES) * 2 * (PROMPT_TOKENS + OUTPUT_TOKENS) // 16
     limits = EngineLimits(batch_sequences_max=max(BATCHES), step_tokens_max=2048, sequence_tokens_max=2048)
-    engine = PagedEngine.build(model, geometry=geometry_for(model.facts, blocks=blocks), limits=limits)
-    root = root_hash(model_fingerprint=model.facts.fingerprint, salt="")
-    count = 0
-
-    def run(prompts: Prompts, tokens: int) -> None:
-        nonlocal count
-        for prompt in prompts:
-            count += 1
-            state = SequenceState(
-                sequence=SequenceId(count),
-                request=RequestId(str(count)),
-                router=RouterId("benchmark"),
-                epoch=Epoch(1),
-                tokens=tuple(prompt),
-                prompt_tokens=len(prompt),
-                unit_hashes=tuple(extend_chain(root, prompt)),
-                root=root,
-                sampling=SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True),
-            )
-            engine.add(state, hold=False)
-        while engine.has_work():
-            engine.step()
-
-    return run
+    return runner_of(PagedEngine.build(model, geometry=geometry_for(model.facts, blocks=blocks), limits=limits))
 
 
 def generate_runner(module: PreTrainedModel) -> Runner:

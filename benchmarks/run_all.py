@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-LEFT_OUT = {Path(__file__).stem, "gpu"}
+LEFT_OUT = {Path(__file__).stem, "gpu", "engine_batches"}
 TIMEOUT_S = 1800.0
 OK = "ok"
 SHORT = {

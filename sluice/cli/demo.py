@@ -15,6 +15,7 @@ from sluice.cli.demo_report import draw
 from sluice.cli.fleet_options import DEMO_MODEL, add_fleet_arguments, plan_from
 from sluice.cli.get import worker_columns
 from sluice.cli.local_fleet import LocalFleet
+from sluice.cli.record_call import is_complete, record_of
 from sluice.cli.tables import show
 from sluice.cli.up import interrupt_once, start_with_progress
 from sluice.wire.gen import sluice_pb2 as pb
@@ -49,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
             request, answer = _ask(client, fleet, question)
             right = is_right(question, answer)
             wrong += not right
-            panel = draw(question, answer, _record(fleet, request), is_right=right, width=min(console.width, WIDTH_MAX))
+            row = record_of(fleet.grpc_address, request, until=is_complete)
+            panel = draw(question, answer, row, is_right=right, width=min(console.width, WIDTH_MAX))
             console.print(panel)
         _show_workers(console, fleet)
     console.print("Every process has been stopped.")
@@ -74,21 +76,6 @@ def _ask(client: openai.OpenAI, fleet: LocalFleet, question: Question) -> tuple[
         request = chunk.id
         parts += [choice.delta.content or "" for choice in chunk.choices]
     return request, "".join(parts)
-
-
-def _record(fleet: LocalFleet, request: str) -> pb.RequestRow:
-    """The router's record of a request, once it says that the request has finished."""
-    deadline_s = time.monotonic() + RECORD_S_MAX
-    with grpc.insecure_channel(fleet.grpc_address) as channel:
-        admin = rpc.AdminStub(channel)
-        while True:
-            reply = admin.GetRequests(pb.GetRequestsRequest(request_id=request), timeout=RECORD_S_MAX)
-            row = reply.requests[0] if reply.requests else pb.RequestRow()
-            # A short answer can end before the report of its handoff has arrived.
-            is_complete = row.state == "finished" and (row.kv_bytes or row.prefill_worker == row.decode_worker)
-            if is_complete or time.monotonic() > deadline_s:
-                return row
-            time.sleep(0.05)
 
 
 def _show_workers(console: Console, fleet: LocalFleet) -> None:

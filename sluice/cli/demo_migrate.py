@@ -4,7 +4,6 @@ Draws what happened from the router's own record; fails if a single token is not
 Next: `demo.py`, which calls `run`.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sluice.cli.local_fleet import LocalFleet
+from sluice.cli.record_call import is_finished, record_of
 from sluice.wire.gen import sluice_pb2 as pb
 from sluice.wire.gen import sluice_pb2_grpc as rpc
 
@@ -45,7 +45,7 @@ def run(console: Console, fleet: LocalFleet) -> bool:
     console.print("[dim]answer[/dim]  ", end="")
     request, answer = _stream(client, fleet, console)
     is_same = answer == undisturbed
-    row = _record(fleet, request)
+    row = record_of(fleet.grpc_address, request, until=is_finished)
     console.print("\n")
     for line in timeline(row):
         console.print(line)
@@ -95,21 +95,9 @@ def _move(fleet: LocalFleet, request: str) -> str:
 
 
 def _kill(fleet: LocalFleet, request: str) -> str:
-    worker = _record(fleet, request, wait=False).decode_worker
+    worker = record_of(fleet.grpc_address, request, until=lambda _: True).decode_worker
     fleet.children[worker].kill()
     return f"kill -9 {worker}"
-
-
-def _record(fleet: LocalFleet, request: str, *, wait: bool = True) -> pb.RequestRow:
-    """The router's record of the request; with `wait`, once it has finished."""
-    deadline_s = time.monotonic() + CALL_S_MAX
-    with grpc.insecure_channel(fleet.grpc_address) as channel:
-        while True:
-            reply = rpc.AdminStub(channel).GetRequests(pb.GetRequestsRequest(request_id=request), timeout=CALL_S_MAX)
-            row: pb.RequestRow = reply.requests[0]
-            if not wait or row.state == "finished" or time.monotonic() > deadline_s:
-                return row
-            time.sleep(0.05)
 
 
 def stretches(row: pb.RequestRow) -> list[Stretch]:
