@@ -17,6 +17,7 @@ from sluice.planner.throughput import Limit, Phase, Target
 from sluice.planner.workload import Workload
 
 RATE_HALVINGS: Final = 7
+SHARE_MIN: Final = 1e-9  # less of a bucket is the solver's rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,8 +159,8 @@ def _pools(problem: Problem, solution: Solution) -> list[Pool]:
             load, passing = 0.0, 0.0
             limits: dict[Limit, float] = {}
             for row, bucket in enumerate(problem.workload.buckets):
-                part = float(solution.slices[phase][row, column]) / problem.slices_per_bucket
-                if not part:
+                part = float(solution.shares[phase][row, column])
+                if part < SHARE_MIN:
                     continue
                 load += part * float(problem.loads[phase][row, column])
                 passing += part * bucket.rate_per_s

@@ -16,7 +16,6 @@ from sluice.planner.replica_kind import ReplicaKind
 from sluice.planner.throughput import Limit, Phase, Target, rate_of
 from sluice.planner.workload import Workload
 
-SLICES_PER_BUCKET: Final = 8  # Melange's slice factor
 KINDS_MAX: Final = 64
 BUCKETS_MAX: Final = 1000
 
@@ -44,7 +43,7 @@ class Problem:
     loads: Mapping[Phase, Loads]
     limits: Mapping[Phase, Sequence[Sequence[Limit]]]  # [bucket][kind]
     trunks: Mapping[tuple[str, str], float] = field(default_factory=dict)  # bytes/s from prefill to decode class
-    slices_per_bucket: int = SLICES_PER_BUCKET
+    slices_per_bucket: int | None = None  # None: a bucket's rate may be divided in any proportion
 
     @property
     def kv_bytes_per_s(self) -> list[float]:
