@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sluice.domain.ids import BootId, WorkerId
 from sluice.domain.role import Lifecycle, Role
+from sluice.domain.step import StepSample, StepTerms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,12 @@ class WorkerInfo:
     batch_sequences_max: int
     device: str  # e.g. "cpu", "NVIDIA H200"
     metrics_address: str = ""
+    gpu_class: str = ""  # as in the catalogue or the custom resource; empty: not told
+    tensor_parallel: int = 1  # GPUs of this replica
+    price_per_h: float = 0.0  # dollars of the whole replica; 0: not told
+    link_bytes_per_s: float = 0.0  # to other hosts, one direction; 0: not told
+    kv_token_bytes: int = 0  # KV of one token over all layers and heads; 0: not told
+    step_terms: StepTerms | None = None  # what it expects its steps to take before any is measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,3 +62,4 @@ class WorkerLoad:
     role: Role | None = None  # None: as it said when it joined
     drain_left_s: float = 0.0  # while draining, until its deadline; 0: it has none
     links: tuple[LinkLoad, ...] = ()  # to peers it has pushed KV to
+    steps: tuple[StepSample, ...] = ()  # a few recent ones; a heartbeat may repeat what another has said

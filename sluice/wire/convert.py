@@ -13,6 +13,7 @@ from sluice.domain.load import LinkLoad, WorkerInfo, WorkerLoad
 from sluice.domain.role import Lifecycle, Role
 from sluice.domain.sampling import SamplingParams
 from sluice.domain.sequence import SequenceState
+from sluice.domain.step import StepSample, StepTerms
 from sluice.errors import InvalidRequestError
 from sluice.wire.gen import sluice_pb2 as pb
 from sluice.wire.version import WIRE_VERSION
@@ -127,6 +128,12 @@ def info_to_wire(info: WorkerInfo) -> pb.Register:
         device=info.device,
         metrics_address=info.metrics_address,
         wire_version=WIRE_VERSION,
+        gpu_class=info.gpu_class,
+        tensor_parallel=info.tensor_parallel,
+        price_per_h=info.price_per_h,
+        link_bytes_per_s=info.link_bytes_per_s,
+        kv_token_bytes=info.kv_token_bytes,
+        step_terms=None if info.step_terms is None else pb.StepTerms(**info.step_terms._asdict()),
     )
 
 
@@ -145,6 +152,23 @@ def info_from_wire(message: pb.Register) -> WorkerInfo:
         batch_sequences_max=message.batch_sequences_max,
         device=message.device,
         metrics_address=message.metrics_address,
+        gpu_class=message.gpu_class,
+        tensor_parallel=max(1, message.tensor_parallel),
+        price_per_h=message.price_per_h,
+        link_bytes_per_s=message.link_bytes_per_s,
+        kv_token_bytes=message.kv_token_bytes,
+        step_terms=_terms_from_wire(message.step_terms) if message.HasField("step_terms") else None,
+    )
+
+
+def _terms_from_wire(message: pb.StepTerms) -> StepTerms:
+    return StepTerms(
+        base_s=message.base_s,
+        prefill_token_s=message.prefill_token_s,
+        pair_s=message.pair_s,
+        decode_s=message.decode_s,
+        context_token_s=message.context_token_s,
+        error=message.error,
     )
 
 
@@ -176,6 +200,7 @@ def load_to_wire(load: WorkerLoad) -> pb.Heartbeat:
             )
             for link in load.links
         ],
+        steps=[pb.StepSample(**sample._asdict()) for sample in load.steps],
     )
 
 
@@ -206,6 +231,18 @@ def load_from_wire(message: pb.Heartbeat) -> WorkerLoad:
                 last_error=link.last_error,
             )
             for link in message.links
+        ),
+        steps=tuple(
+            StepSample(
+                number=step.number,
+                prefill_tokens=step.prefill_tokens,
+                prefill_pairs=step.prefill_pairs,
+                prefills=step.prefills,
+                decodes=step.decodes,
+                context_tokens=step.context_tokens,
+                seconds=step.seconds,
+            )
+            for step in message.steps
         ),
     )
 

@@ -10,6 +10,7 @@ from sluice.domain.load import WorkerInfo, WorkerLoad
 from sluice.domain.role import Lifecycle, Role
 from sluice.domain.sampling import SamplingParams
 from sluice.domain.sequence import SequenceState
+from sluice.domain.step import StepSample, StepTerms
 from sluice.wire import convert
 from sluice.wire.gen import sluice_pb2 as pb
 
@@ -65,7 +66,13 @@ def test_a_worker_survives_the_wire() -> None:
         device="cpu",
     )
     assert convert.info_from_wire(convert.info_to_wire(info)) == info
-    load = WorkerLoad(lifecycle=Lifecycle.DRAINING, waiting_sequences=3, step_s=0.5, tokens_total=2**40)
+    terms = StepTerms(0.01, 1e-4, 1e-8, 1e-4, 1e-7, 0.05)
+    told = replace(info, gpu_class="H100", tensor_parallel=2, price_per_h=15.0, kv_token_bytes=2**17, step_terms=terms)
+    assert convert.info_from_wire(convert.info_to_wire(told)) == told
+    sample = StepSample(7, 100, 5050.0, 1, 3, 900, 0.02)
+    load = WorkerLoad(
+        lifecycle=Lifecycle.DRAINING, waiting_sequences=3, step_s=0.5, tokens_total=2**40, steps=(sample,)
+    )
     assert convert.load_from_wire(convert.load_to_wire(load)) == load
 
 

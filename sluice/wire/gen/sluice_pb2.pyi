@@ -232,7 +232,7 @@ class WorkerMessage(_message.Message):
     def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., tokens: _Optional[_Union[StepTokens, _Mapping]] = ..., handoff: _Optional[_Union[HandoffReport, _Mapping]] = ..., failed: _Optional[_Union[SequenceFailed, _Mapping]] = ..., prefix: _Optional[_Union[PrefixUpdate, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., migration: _Optional[_Union[MigrationReport, _Mapping]] = ..., copies: _Optional[_Union[Copies, _Mapping]] = ...) -> None: ...
 
 class Register(_message.Message):
-    __slots__ = ("worker", "boot", "role", "model", "model_fingerprint", "kv_address", "block_tokens", "blocks", "sequence_tokens_max", "batch_sequences_max", "device", "metrics_address", "wire_version")
+    __slots__ = ("worker", "boot", "role", "model", "model_fingerprint", "kv_address", "block_tokens", "blocks", "sequence_tokens_max", "batch_sequences_max", "device", "metrics_address", "wire_version", "gpu_class", "tensor_parallel", "price_per_h", "link_bytes_per_s", "kv_token_bytes", "step_terms")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     BOOT_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -246,6 +246,12 @@ class Register(_message.Message):
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     METRICS_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     WIRE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    GPU_CLASS_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_PARALLEL_FIELD_NUMBER: _ClassVar[int]
+    PRICE_PER_H_FIELD_NUMBER: _ClassVar[int]
+    LINK_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    KV_TOKEN_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STEP_TERMS_FIELD_NUMBER: _ClassVar[int]
     worker: str
     boot: str
     role: str
@@ -259,10 +265,50 @@ class Register(_message.Message):
     device: str
     metrics_address: str
     wire_version: int
-    def __init__(self, worker: _Optional[str] = ..., boot: _Optional[str] = ..., role: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., kv_address: _Optional[str] = ..., block_tokens: _Optional[int] = ..., blocks: _Optional[int] = ..., sequence_tokens_max: _Optional[int] = ..., batch_sequences_max: _Optional[int] = ..., device: _Optional[str] = ..., metrics_address: _Optional[str] = ..., wire_version: _Optional[int] = ...) -> None: ...
+    gpu_class: str
+    tensor_parallel: int
+    price_per_h: float
+    link_bytes_per_s: float
+    kv_token_bytes: int
+    step_terms: StepTerms
+    def __init__(self, worker: _Optional[str] = ..., boot: _Optional[str] = ..., role: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., kv_address: _Optional[str] = ..., block_tokens: _Optional[int] = ..., blocks: _Optional[int] = ..., sequence_tokens_max: _Optional[int] = ..., batch_sequences_max: _Optional[int] = ..., device: _Optional[str] = ..., metrics_address: _Optional[str] = ..., wire_version: _Optional[int] = ..., gpu_class: _Optional[str] = ..., tensor_parallel: _Optional[int] = ..., price_per_h: _Optional[float] = ..., link_bytes_per_s: _Optional[float] = ..., kv_token_bytes: _Optional[int] = ..., step_terms: _Optional[_Union[StepTerms, _Mapping]] = ...) -> None: ...
+
+class StepTerms(_message.Message):
+    __slots__ = ("base_s", "prefill_token_s", "pair_s", "decode_s", "context_token_s", "error")
+    BASE_S_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_TOKEN_S_FIELD_NUMBER: _ClassVar[int]
+    PAIR_S_FIELD_NUMBER: _ClassVar[int]
+    DECODE_S_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_TOKEN_S_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    base_s: float
+    prefill_token_s: float
+    pair_s: float
+    decode_s: float
+    context_token_s: float
+    error: float
+    def __init__(self, base_s: _Optional[float] = ..., prefill_token_s: _Optional[float] = ..., pair_s: _Optional[float] = ..., decode_s: _Optional[float] = ..., context_token_s: _Optional[float] = ..., error: _Optional[float] = ...) -> None: ...
+
+class StepSample(_message.Message):
+    __slots__ = ("number", "prefill_tokens", "prefill_pairs", "prefills", "decodes", "context_tokens", "seconds")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_PAIRS_FIELD_NUMBER: _ClassVar[int]
+    PREFILLS_FIELD_NUMBER: _ClassVar[int]
+    DECODES_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    prefill_tokens: int
+    prefill_pairs: float
+    prefills: int
+    decodes: int
+    context_tokens: int
+    seconds: float
+    def __init__(self, number: _Optional[int] = ..., prefill_tokens: _Optional[int] = ..., prefill_pairs: _Optional[float] = ..., prefills: _Optional[int] = ..., decodes: _Optional[int] = ..., context_tokens: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("lifecycle", "waiting_sequences", "running_sequences", "waiting_prefill_tokens", "context_tokens", "free_blocks", "cached_blocks", "reserved_blocks", "leases", "step_s", "tokens_total", "role", "drain_left_s", "links", "unready", "roll")
+    __slots__ = ("lifecycle", "waiting_sequences", "running_sequences", "waiting_prefill_tokens", "context_tokens", "free_blocks", "cached_blocks", "reserved_blocks", "leases", "step_s", "tokens_total", "role", "drain_left_s", "links", "unready", "roll", "steps")
     LIFECYCLE_FIELD_NUMBER: _ClassVar[int]
     WAITING_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     RUNNING_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
@@ -279,6 +325,7 @@ class Heartbeat(_message.Message):
     LINKS_FIELD_NUMBER: _ClassVar[int]
     UNREADY_FIELD_NUMBER: _ClassVar[int]
     ROLL_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
     lifecycle: str
     waiting_sequences: int
     running_sequences: int
@@ -295,7 +342,8 @@ class Heartbeat(_message.Message):
     links: _containers.RepeatedCompositeFieldContainer[Link]
     unready: _containers.RepeatedScalarFieldContainer[str]
     roll: Roll
-    def __init__(self, lifecycle: _Optional[str] = ..., waiting_sequences: _Optional[int] = ..., running_sequences: _Optional[int] = ..., waiting_prefill_tokens: _Optional[int] = ..., context_tokens: _Optional[int] = ..., free_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., reserved_blocks: _Optional[int] = ..., leases: _Optional[int] = ..., step_s: _Optional[float] = ..., tokens_total: _Optional[int] = ..., role: _Optional[str] = ..., drain_left_s: _Optional[float] = ..., links: _Optional[_Iterable[_Union[Link, _Mapping]]] = ..., unready: _Optional[_Iterable[str]] = ..., roll: _Optional[_Union[Roll, _Mapping]] = ...) -> None: ...
+    steps: _containers.RepeatedCompositeFieldContainer[StepSample]
+    def __init__(self, lifecycle: _Optional[str] = ..., waiting_sequences: _Optional[int] = ..., running_sequences: _Optional[int] = ..., waiting_prefill_tokens: _Optional[int] = ..., context_tokens: _Optional[int] = ..., free_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., reserved_blocks: _Optional[int] = ..., leases: _Optional[int] = ..., step_s: _Optional[float] = ..., tokens_total: _Optional[int] = ..., role: _Optional[str] = ..., drain_left_s: _Optional[float] = ..., links: _Optional[_Iterable[_Union[Link, _Mapping]]] = ..., unready: _Optional[_Iterable[str]] = ..., roll: _Optional[_Union[Roll, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[StepSample, _Mapping]]] = ...) -> None: ...
 
 class Roll(_message.Message):
     __slots__ = ("sequence", "epoch", "heard")
