@@ -34,8 +34,8 @@ import torch
 from engine_batches import Prompts, Runner, runner_of
 from transformers import AutoModelForCausalLM
 
+from sluice.engine import torch_runner
 from sluice.engine.contract import EngineLimits
-from sluice.engine.engine import PagedEngine
 from sluice.engine.model_loader import geometry_for, load_model
 from sluice.engine.random_models import save_random_model
 
@@ -79,7 +79,7 @@ def our_runner(directory: str) -> Runner:
     model = load_model(directory, device="cpu", dtype="float32")
     geometry = geometry_for(model.facts, blocks=2 * BATCH * (PROMPT_TOKENS + OUTPUT_TOKENS) // 16)
     limits = EngineLimits(batch_sequences_max=BATCH, step_tokens_max=PROMPT_TOKENS, sequence_tokens_max=2048)
-    return runner_of(PagedEngine.build(model, geometry=geometry, limits=limits))
+    return runner_of(torch_runner.build_engine(model, geometry=geometry, limits=limits))
 
 
 def generate_runner(directory: str) -> Runner:

@@ -20,8 +20,8 @@ import torch
 from engine_batches import Prompts, Runner, runner_of
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from sluice.engine import torch_runner
 from sluice.engine.contract import EngineLimits
-from sluice.engine.engine import PagedEngine
 from sluice.engine.model_loader import adopt_module, geometry_for
 
 SHAPES = {
@@ -59,7 +59,7 @@ def our_runner(module: PreTrainedModel) -> Runner:
     model = adopt_module(module, name="random")
     blocks = max(BATCHES) * 2 * (PROMPT_TOKENS + OUTPUT_TOKENS) // 16
     limits = EngineLimits(batch_sequences_max=max(BATCHES), step_tokens_max=2048, sequence_tokens_max=2048)
-    return runner_of(PagedEngine.build(model, geometry=geometry_for(model.facts, blocks=blocks), limits=limits))
+    return runner_of(torch_runner.build_engine(model, geometry=geometry_for(model.facts, blocks=blocks), limits=limits))
 
 
 def generate_runner(module: PreTrainedModel) -> Runner:

@@ -5,7 +5,7 @@ curves, tables of measured operators and rooflines all answer it, so whoever dec
 knows only this file. Pure. Next: `step_curve.py`.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 
 class StepShape(NamedTuple):
@@ -16,6 +16,9 @@ class StepShape(NamedTuple):
     prefills: int = 0  # chunks
     decodes: int = 0  # sequences that decode one token
     context_tokens: int = 0  # attended over by the decodes, summed
+
+
+EMPTY: Final = StepShape()
 
 
 class StepModel(Protocol):

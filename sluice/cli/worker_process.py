@@ -26,6 +26,7 @@ from sluice.decode_worker.migrations import MigrationTable
 from sluice.domain.ids import BootId, WorkerId
 from sluice.domain.load import LinkLoad, WorkerInfo
 from sluice.domain.role import Lifecycle, Role
+from sluice.engine import torch_runner
 from sluice.engine.contract import EngineLimits, ModelFacts
 from sluice.engine.engine import PagedEngine
 from sluice.engine.model_loader import geometry_for, load_model
@@ -81,13 +82,13 @@ def build_engine(config: WorkerConfig) -> BuiltEngine:
         waiting_sequences_max=settings.waiting_sequences_max,
     )
     if facts.device != "cpu":
-        engine = PagedEngine.build(model, geometry=geometry, limits=limits)
+        engine = torch_runner.build_engine(model, geometry=geometry, limits=limits)
         region = Region(address=engine.kv_address, size_bytes=geometry.region_bytes, device=engine.kv_device, view=None)
         return BuiltEngine(engine, facts, region, None)
     names = config.transfer.transports or default_names("cpu")
     kv_memory = memory.allocate(geometry.region_bytes, shared="shm" in names)
     region = kv_memory.region()
-    engine = PagedEngine.build(model, geometry=geometry, limits=limits, kv_buffer=region.view)
+    engine = torch_runner.build_engine(model, geometry=geometry, limits=limits, kv_buffer=region.view)
     return BuiltEngine(engine, facts, region, kv_memory)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from sluice.capacity.step_model import EMPTY, StepShape
 from sluice.domain.ids import BlockHash, BlockId, Epoch, SequenceId
 from sluice.domain.kv import KvGeometry
 from sluice.domain.load import WorkerLoad
@@ -90,13 +91,12 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
-    """What one step did. `seconds` is wall time; token counts are of work done in this step."""
+    """What one step did: `shape` is the work, `seconds` its wall time."""
 
     tokens: tuple[TokenOut, ...] = ()
     held: tuple[SequenceId, ...] = ()  # sequences whose prefill ended in this step and are now HELD
     failed: tuple[tuple[SequenceId, str], ...] = ()
-    prefill_tokens: int = 0
-    decode_sequences: int = 0
+    shape: StepShape = EMPTY
     preempted: int = 0
     seconds: float = 0.0
 

@@ -12,7 +12,6 @@ do not change with how one samples from it. Never decides when a sequence ends: 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,17 +20,9 @@ from sluice.domain.sampling import SamplingParams
 from sluice.engine.contract import Logprobs
 from sluice.engine.counter_random import uniforms
 from sluice.engine.logit_edits import edit_logits, needs_edits
+from sluice.engine.runner import Choice
 from sluice.engine.sequence import LiveSequence
 from sluice.engine.truncation import truncate
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The token chosen for one row; `is_valid` is false if its logits held NaN or infinity."""
-
-    token: int
-    logprobs: Logprobs | None
-    is_valid: bool
 
 
 def choose(logits: torch.Tensor, sequences: Sequence[LiveSequence], *, eos_token_ids: tuple[int, ...]) -> list[Choice]:

@@ -374,8 +374,8 @@ class Shell:
             return
         self._metrics.stepped(
             seconds=report.seconds,
-            prefill_tokens=report.prefill_tokens,
-            decode_sequences=report.decode_sequences,
+            prefill_tokens=report.shape.prefill_tokens,
+            decode_sequences=report.shape.decodes,
             preempted=report.preempted,
             failed=len(report.failed),
         )

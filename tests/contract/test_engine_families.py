@@ -7,11 +7,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from sluice.engine import torch_runner
 from sluice.engine.contract import EngineLimits, StepReport
 from sluice.engine.engine import PagedEngine
 from sluice.engine.model_loader import LoadedModel, geometry_for, load_model
 from sluice.engine.random_models import FAMILIES, VOCABULARY, save_random_model
 from sluice.testing.sequence_states import outputs_of, run_until_idle, sequence_state
+from tests.support.engine_caches import cache_of
 
 NEW_TOKENS = 24
 PROMPT_LENGTHS = (37, 5, 83, 61)
@@ -45,7 +47,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def engine_of(family: Family, *, blocks: int, step_tokens_max: int) -> PagedEngine:
     geometry = geometry_for(family.model.facts, blocks=blocks)
     limits = EngineLimits(batch_sequences_max=8, step_tokens_max=step_tokens_max, sequence_tokens_max=128)
-    return PagedEngine.build(family.model, geometry=geometry, limits=limits)
+    return torch_runner.build_engine(family.model, geometry=geometry, limits=limits)
 
 
 def test_a_mixed_batch_in_chunks_and_with_prefix_hits_gives_the_tokens_of_generate(family: Family) -> None:
@@ -97,4 +99,4 @@ def copy_blocks(source: PagedEngine, target: PagedEngine, have: list[int], want:
     """What a transport does: the bytes of each block, group by group."""
     for group in range(source.geometry.groups):
         for one, other in zip(have[skip:], want[skip:], strict=True):
-            target._cache._group(group)[other] = source._cache._group(group)[one]
+            cache_of(target)._group(group)[other] = cache_of(source)._group(group)[one]

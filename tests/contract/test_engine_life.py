@@ -9,12 +9,14 @@ import torch
 
 from sluice.domain.ids import SequenceId
 from sluice.domain.role import FinishReason
+from sluice.engine import torch_runner
 from sluice.engine.contract import Engine, EngineLimits, Fence, KvSpan
 from sluice.engine.engine import PagedEngine
 from sluice.engine.model_loader import LoadedModel, geometry_for, load_model
 from sluice.engine.random_models import VOCABULARY, save_random_model
 from sluice.errors import ConfigError, InvalidRequestError
 from sluice.testing.sequence_states import outputs_of, run_until_idle, sequence_state
+from tests.support.engine_caches import cache_of
 
 torch.set_num_threads(1)
 POISON = 99
@@ -40,7 +42,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 def engine_of(model: LoadedModel, *, blocks: int = 40, **limits: int) -> PagedEngine:
     settings = {"batch_sequences_max": 8, "step_tokens_max": 32, "sequence_tokens_max": 200, **limits}
-    return PagedEngine.build(model, geometry=geometry_for(model.facts, blocks=blocks), limits=EngineLimits(**settings))
+    return torch_runner.build_engine(
+        model, geometry=geometry_for(model.facts, blocks=blocks), limits=EngineLimits(**settings)
+    )
 
 
 def prompt(length: int, *, seed: int = 0) -> list[int]:
@@ -62,7 +66,7 @@ def test_listeners_hear_each_layer_group_of_each_chunk_once_it_is_written(model:
         fence.wait()
         for span in spans:
             blocks = torch.tensor(span.blocks)
-            heard.append((group, span, engine._cache._group(group)[blocks].clone()))
+            heard.append((group, span, cache_of(engine)._group(group)[blocks].clone()))
 
     engine.listen(listen)
     engine.add(sequence_state(1, prompt(50)), hold=True)
@@ -78,7 +82,7 @@ def test_listeners_hear_each_layer_group_of_each_chunk_once_it_is_written(model:
         (1, 32, 50),
     ]
     assert {span.sequence for _, span, _ in heard} == {1}
-    final = [engine._cache._group(group)[torch.tensor(heard[0][1].blocks)] for group in range(2)]
+    final = [cache_of(engine)._group(group)[torch.tensor(heard[0][1].blocks)] for group in range(2)]
     assert torch.equal(heard[0][2][:2], final[0][:2]), "the first chunk's two blocks were complete when announced"
     assert torch.equal(heard[1][2][:2], final[1][:2])
     assert torch.equal(heard[2][2], final[0])
@@ -89,7 +93,7 @@ def test_the_pool_lives_in_the_buffer_it_was_given(model: LoadedModel) -> None:
     geometry = geometry_for(model.facts, blocks=4)
     buffer = memoryview(bytearray(geometry.region_bytes))
     limits = EngineLimits(batch_sequences_max=2, step_tokens_max=16)
-    engine = PagedEngine.build(model, geometry=geometry, limits=limits, kv_buffer=buffer)
+    engine = torch_runner.build_engine(model, geometry=geometry, limits=limits, kv_buffer=buffer)
     engine.add(sequence_state(1, prompt(20), max_tokens=2), hold=False)
     run_until_idle(engine)
     assert any(buffer)
@@ -100,7 +104,7 @@ def test_a_wrong_geometry_or_contradicting_limits_are_refused(model: LoadedModel
     save_random_model(tmp_path, family="llama", num_key_value_heads=4)
     other = geometry_for(load_model(str(tmp_path), device="cpu").facts, blocks=4)
     with pytest.raises(ConfigError, match="another model"):
-        PagedEngine.build(model, geometry=other, limits=EngineLimits())
+        torch_runner.build_engine(model, geometry=other, limits=EngineLimits())
     with pytest.raises(ConfigError, match="step_tokens_max"):
         engine_of(model, batch_sequences_max=32)
 
@@ -156,7 +160,7 @@ def test_a_sequence_whose_logits_are_not_finite_fails_alone_and_leaves_nothing_b
     assert "not finite" in failures[0][1]
     assert outputs_of(tokens, 2) == []
     engine.check_integrity()
-    assert torch.isfinite(engine._cache._region).all()
+    assert torch.isfinite(cache_of(engine)._region).all()
     for index in range(3, 6):  # every block is used again
         engine.add(sequence_state(index, prompt(30)), hold=False)
     again = run_until_idle(engine)
@@ -218,7 +222,7 @@ def test_a_running_sequence_moves_with_its_cache_and_goes_on(model: LoadedModel)
     reservation = target.reserve(SequenceId(2), tokens=extent.computed, unit_hashes=state.unit_hashes)
     for group in range(home.geometry.groups):
         for source, sink in zip(extent.blocks, reservation.blocks, strict=False):
-            target._cache._group(group)[sink] = home._cache._group(group)[source]
+            cache_of(target)._group(group)[sink] = cache_of(home)._group(group)[source]
     target.attach(state, computed=extent.computed)
     home.release(SequenceId(2))
     assert before + outputs_of(run_until_idle(target), 2) == expected

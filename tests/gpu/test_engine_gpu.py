@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from sluice.domain.ids import SequenceId
+from sluice.engine import torch_runner
 from sluice.engine.contract import EngineLimits, Fence, KvSpan
 from sluice.engine.engine import PagedEngine
 from sluice.engine.model_loader import geometry_for, load_model
 from sluice.engine.random_models import FAMILIES, VOCABULARY, save_random_model
 from sluice.testing.sequence_states import outputs_of, run_until_idle, sequence_state
+from tests.support.engine_caches import cache_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -25,7 +27,7 @@ PROMPTS = [[random.Random(length).randrange(3, VOCABULARY) for _ in range(length
 def engine_on(directory: Path, device: str, dtype: str, *, blocks: int = 64) -> PagedEngine:
     model = load_model(str(directory), device=device, dtype=dtype)
     limits = EngineLimits(batch_sequences_max=8, step_tokens_max=48, sequence_tokens_max=128)
-    return PagedEngine.build(model, geometry=geometry_for(model.facts, blocks=blocks), limits=limits)
+    return torch_runner.build_engine(model, geometry=geometry_for(model.facts, blocks=blocks), limits=limits)
 
 
 def tokens_of(engine: PagedEngine, **sampling: float) -> list[list[int]]:
@@ -71,7 +73,7 @@ def test_keys_are_readable_by_another_stream_after_the_fence(tmp_path: Path) -> 
     def listen(group: int, spans: Sequence[KvSpan], fence: Fence) -> None:
         fence.wait()
         with torch.cuda.stream(other):
-            copies.append((group, spans[0], engine._cache._group(group)[list(spans[0].blocks)].cpu()))
+            copies.append((group, spans[0], cache_of(engine)._group(group)[list(spans[0].blocks)].cpu()))
 
     engine.listen(listen)
     engine.add(sequence_state(1, PROMPTS[0]), hold=True)
@@ -79,7 +81,7 @@ def test_keys_are_readable_by_another_stream_after_the_fence(tmp_path: Path) -> 
     torch.cuda.synchronize()
     assert [group for group, _, _ in copies] == [0, 1]
     for group, span, copy in copies:
-        assert torch.equal(copy, engine._cache._group(group)[list(span.blocks)].cpu())
+        assert torch.equal(copy, cache_of(engine)._group(group)[list(span.blocks)].cpu())
     engine.release(SequenceId(1))
 
 

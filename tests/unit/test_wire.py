@@ -1,5 +1,7 @@
 """What crosses the wire arrives as it left."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -27,6 +27,7 @@ from sluice.engine.contract import (
     StepReport,
     TokenOut,
 )
+from sluice.engine.engine import shape_of
 from sluice.engine.handover import Handover
 from sluice.engine.request_checks import check_unit_hashes
 from sluice.engine.scheduler import Scheduler, Work
@@ -144,6 +145,7 @@ class ToyEngine:
 
     def step(self) -> StepReport:
         plan = self.scheduler.plan()
+        shape = shape_of(plan)
         works = (*plan.decodes, *plan.prefills)
         for work in works:
             self._write(work)
@@ -163,8 +165,7 @@ class ToyEngine:
         return StepReport(
             tokens=tuple(tokens),
             held=tuple(held),
-            prefill_tokens=plan.prefill_tokens,
-            decode_sequences=len(plan.decodes),
+            shape=shape,
             preempted=plan.preempted,
             seconds=STEP_S,
         )
