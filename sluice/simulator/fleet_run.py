@@ -1,0 +1,244 @@
+"""Replays a workload on simulated instances under one policy: the events, and nothing but their order.
+
+Time is a number in a heap; the same inputs give the same run. Placement is the product's own policy
+object, called as the router calls it. Never looks at a request's output length to decide.
+Next: `instance.py` for what happens inside a replica, `handoffs.py` for what happens between two.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sluice.policy.policy import Ask, Placed, Policy, Unplaced
+from sluice.simulator.fleet_view import FleetView
+from sluice.simulator.gap_histogram import GapHistogram
+from sluice.simulator.handoffs import Handoffs
+from sluice.simulator.instance import NEVER, Instance
+from sluice.simulator.instance_spec import InstanceSpec
+from sluice.simulator.links import Links
+from sluice.simulator.outcome import Fate, Outcome
+from sluice.simulator.run_options import RunOptions
+from sluice.simulator.sequence import SimSequence
+from sluice.simulator.step_log import Deadlines
+from sluice.simulator.workload import Workload
+
+PLACED_PER_RETRY: Final = 64
+PROGRESS_EVERY: Final = 256  # requests
+_SMOOTHING: Final = 0.02  # of the mean output length policies are told
+
+Handler = Callable[[float], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class RunResult:
+    """What a run left behind."""
+
+    workload: Workload
+    options: RunOptions
+    outcome: Outcome
+    gaps: GapHistogram
+    instances: list[Instance]
+    links: Links
+    ended_s: float
+
+
+class FleetRun:
+    """One replay. Make it, run() it once."""
+
+    def __init__(
+        self, *, specs: Sequence[InstanceSpec], workload: Workload, policy: Policy, options: RunOptions
+    ) -> None:
+        assert specs
+        self._workload = workload
+        self._policy = policy
+        self._options = options
+        self.outcome = Outcome(len(workload))
+        self.gaps = GapHistogram()
+        self.links = Links()
+        self._handoffs = Handoffs(self, self.links, is_overlapped=options.is_overlapped)
+        self.view = FleetView(
+            kv_token_bytes=specs[0].kv_token_bytes, unit_tokens=workload.unit_tokens, stale_s=options.stale_s
+        )
+        self.instances: list[Instance] = []
+        self._versions: list[int] = []  # by slot: which planned end counts
+        self._events: list[tuple[float, int, Handler]] = []
+        self._scheduled = 0
+        self._pending: deque[SimSequence] = deque()  # waiting for a place
+        self._is_retrying = False
+        self._live = 0  # sequences in the fleet or waiting for a place
+        self._arrived = 0
+        self._mean_output = 256.0
+        for spec in specs:
+            self.add_instance(spec)
+
+    def run(self, on_progress: Callable[[int], None] | None = None) -> RunResult:
+        """All arrivals, then until the fleet is empty or its time is over."""
+        arrival_s = self._workload.arrival_s
+        count = len(arrival_s)
+        until_s = float(arrival_s[-1]) + self._options.after_s_max
+        now_s = 0.0
+        while self._arrived < count or self._live:
+            next_s = float(arrival_s[self._arrived]) if self._arrived < count else NEVER
+            if self._events and self._events[0][0] < next_s:
+                now_s, _, handle = heapq.heappop(self._events)
+                if now_s > until_s:
+                    break
+                handle(now_s)
+            elif self._arrived < count:
+                now_s = next_s
+                self._arrive(now_s)
+                if on_progress is not None and self._arrived % PROGRESS_EVERY == 0:
+                    on_progress(self._arrived)
+            else:
+                break  # who is left waits for something that will not come
+        self.outcome.fate[self.outcome.fate == Fate.PENDING] = Fate.LOST
+        return RunResult(
+            workload=self._workload,
+            options=self._options,
+            outcome=self.outcome,
+            gaps=self.gaps,
+            instances=self.instances,
+            links=self.links,
+            ended_s=now_s,
+        )
+
+    def add_instance(self, spec: InstanceSpec) -> Instance:
+        """One more replica, ready now."""
+        instance = Instance(spec, slot=len(self.instances), gaps=self.gaps)
+        self.instances.append(instance)
+        self._versions.append(0)
+        self.view.add(f"{spec.name.replace(' ', '-')}-{instance.slot}", instance)
+        return instance
+
+    def at(self, time_s: float, handler: Handler) -> None:
+        """Call `handler` then."""
+        self._scheduled += 1
+        heapq.heappush(self._events, (time_s, self._scheduled, handler))
+
+    # ---- requests
+
+    def _arrive(self, now_s: float) -> None:
+        index = self._arrived
+        self._arrived += 1
+        workload, objective = self._workload, self._options.objective
+        sequence = SimSequence(
+            index=index,
+            arrival_s=now_s,
+            prompt_tokens=int(workload.prompt_tokens[index]),
+            output_tokens=max(1, int(workload.output_tokens[index])),
+            slo=objective.slo,
+            deadlines=Deadlines(now_s + objective.slo.ttft_s, objective.slo.tpot_s, objective.itl_s),
+            hash_ids=workload.hash_ids[index] if workload.hash_ids else (),
+        )
+        self._live += 1
+        if self._pending or not self._place(sequence, now_s):
+            self._wait(sequence, now_s)
+
+    def _place(self, sequence: SimSequence, now_s: float) -> bool:
+        """Ask the policy; False if nobody takes it now."""
+        cached = self.view.cached_tokens(sequence.hash_ids) if sequence.hash_ids else {}
+        ask = Ask(
+            prompt_tokens=sequence.tokens,
+            output_tokens_max=self._options.output_tokens_max,
+            output_tokens_expected=self._mean_output,
+            slo=sequence.slo,
+            waited_s=now_s - sequence.arrival_s,
+            seed=sequence.index,
+        )
+        decision = self._policy.place(ask, self.view.table, cached, now_s=now_s)
+        if isinstance(decision, Unplaced):
+            if decision.is_final or now_s - sequence.arrival_s > self._options.queue_s_max:
+                self._end(sequence, Fate.REJECTED)
+                return True
+            return False
+        self._send(sequence, decision, now_s)
+        return True
+
+    def _send(self, sequence: SimSequence, placed: Placed, now_s: float) -> None:
+        prefill, decode = self.instances[placed.prefill], self.instances[placed.decode]
+        longest = sequence.tokens - sequence.produced + sequence.output_tokens
+        if any(longest > _tokens_max(instance) for instance in (prefill, decode)):
+            self._end(sequence, Fate.REJECTED)
+            return
+        sequence.prefill_slot, sequence.decode_slot = placed.prefill, placed.decode
+        sequence.is_held = placed.is_split and sequence.output_tokens - sequence.produced > 1
+        cached_tokens = min(placed.cached_tokens, sequence.tokens - 1)
+        self.view.placed(sequence, cached_tokens=cached_tokens)
+        prefill.enqueue(sequence, cached_tokens=cached_tokens)
+        if sequence.is_held:
+            decode.incoming += 1
+            self.view.changed(decode)
+        self.wake(prefill, now_s)
+
+    def _wait(self, sequence: SimSequence, now_s: float) -> None:
+        self._pending.append(sequence)
+        if not self._is_retrying:
+            self._is_retrying = True
+            self.at(now_s + self._options.retry_every_s, self._retry)
+
+    def _retry(self, now_s: float) -> None:
+        """Try those who wait, in order, until one cannot be placed."""
+        self._is_retrying = False
+        for _ in range(min(PLACED_PER_RETRY, len(self._pending))):
+            if not self._place(self._pending[0], now_s):
+                break
+            self._pending.popleft()
+        if self._pending:
+            self._is_retrying = True
+            self.at(now_s + self._options.retry_every_s, self._retry)
+
+    def _end(self, sequence: SimSequence, fate: Fate) -> None:
+        self._live -= 1
+        if fate is Fate.FINISHED:
+            self.outcome.finish(sequence)
+            self._mean_output += _SMOOTHING * (sequence.output_tokens - self._mean_output)
+        else:
+            self.outcome.end(sequence.index, fate)
+
+    # ---- instances
+
+    def wake(self, instance: Instance, now_s: float) -> None:
+        """Something came to an instance: it starts steps, or ends those it has planned earlier."""
+        if not instance.is_running:
+            instance.plan(now_s)
+            self._planned(instance, now_s)
+        elif instance.cut(now_s):
+            self._expect_end(instance)
+        self.view.changed(instance)
+
+    def _planned(self, instance: Instance, now_s: float) -> None:
+        if instance.prefills.started:
+            for sequence in instance.prefills.started:
+                if sequence.is_held:
+                    self._handoffs.prefill_starts(sequence, now_s)
+            instance.prefills.started.clear()
+        if instance.is_running:
+            self._expect_end(instance)
+
+    def _expect_end(self, instance: Instance) -> None:
+        slot = instance.slot
+        version = self._versions[slot] = self._versions[slot] + 1
+
+        def finish(now_s: float) -> None:
+            if self._versions[slot] == version:
+                self._finish_steps(instance, now_s)
+
+        self.at(instance.ends_s, finish)
+
+    def _finish_steps(self, instance: Instance, now_s: float) -> None:
+        ended = instance.finish_steps()
+        for sequence in ended.held:
+            self._handoffs.prefill_ends(sequence, now_s)
+        for sequence in ended.finished:
+            self._end(sequence, Fate.FINISHED)
+        self._handoffs.room_at(instance, now_s)
+        instance.plan(now_s)
+        self._planned(instance, now_s)
+        self.view.changed(instance)
+
+
+def _tokens_max(instance: Instance) -> int:
+    """Longest sequence an instance can ever run."""
+    return min(instance.spec.sequence_tokens_max, instance.spec.blocks * instance.spec.block_tokens)

@@ -1,0 +1,41 @@
+"""What a simulated run is told beside its fleet and its requests: objectives, delays, limits, mishaps.
+
+Facts only. Next: `fleet_run.py`.
+"""
+
+from dataclasses import dataclass, field
+
+from sluice.domain.slo import STANDARD, SloClass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """What every request of a run is held against."""
+
+    slo: SloClass = STANDARD
+    itl_s: float = 0.2  # limit of a request's P99 gap between tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """An instance is lost at a moment, and back (empty) later."""
+
+    slot: int
+    at_s: float
+    back_after_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a run behaves."""
+
+    objective: Objective = field(default_factory=Objective)
+    stale_s: float = 0.0  # between two heartbeats of an instance; 0: policies see the present
+    tend_every_s: float = 0.1  # between two looks at what runs; 0: never
+    retry_every_s: float = 0.05  # while requests wait for a place
+    queue_s_max: float = 600.0  # a request waits no longer for a place
+    after_s_max: float = 3600.0  # how long the fleet may run on after the last arrival
+    output_tokens_max: int = 1 << 14  # what requests ask for at most: policies do not know what will come
+    is_overlapped: bool = True  # KV leaves layer group by layer group while the prompt is computed
+    flip_s: float = 1.0  # from empty to ready in another role
+    failures: tuple[Failure, ...] = ()
