@@ -179,15 +179,19 @@ class FleetRun:
             self.at(now_s + self._options.retry_every_s, self._retry)
 
     def _retry(self, now_s: float) -> None:
-        """Try those who wait, in order, until one cannot be placed."""
         self._is_retrying = False
-        for _ in range(min(PLACED_PER_RETRY, len(self._pending))):
-            if not self._place(self._pending[0], now_s):
-                break
-            self._pending.popleft()
+        self._place_pending(now_s)
         if self._pending:
             self._is_retrying = True
             self.at(now_s + self._options.retry_every_s, self._retry)
+
+    def _place_pending(self, now_s: float) -> None:
+        """Those who wait, in order, until one cannot be placed."""
+        for _ in range(min(PLACED_PER_RETRY, len(self._pending))):
+            sequence = self._pending.popleft()
+            if not self._place(sequence, now_s):
+                self._pending.appendleft(sequence)
+                return
 
     def _end(self, sequence: SimSequence, fate: Fate) -> None:
         self._live -= 1
@@ -202,22 +206,25 @@ class FleetRun:
     def wake(self, instance: Instance, now_s: float) -> None:
         """Something came to an instance: it starts steps, or ends those it has planned earlier."""
         if not instance.is_running:
-            instance.plan(now_s)
-            self._planned(instance, now_s)
+            self._plan(instance, now_s)
         elif instance.cut(now_s):
-            self._expect_end(instance)
+            self.expect_end(instance)
         self.view.changed(instance)
 
-    def _planned(self, instance: Instance, now_s: float) -> None:
+    def _plan(self, instance: Instance, now_s: float) -> None:
+        preempted = instance.plan(now_s)
         if instance.prefills.started:
             for sequence in instance.prefills.started:
                 if sequence.is_held:
                     self._handoffs.prefill_starts(sequence, now_s)
             instance.prefills.started.clear()
         if instance.is_running:
-            self._expect_end(instance)
+            self.expect_end(instance)
+        if preempted:
+            self._handoffs.room_at(instance, now_s)
 
-    def _expect_end(self, instance: Instance) -> None:
+    def expect_end(self, instance: Instance) -> None:
+        """The instance's planned steps end at its ends_s; what was expected before is off."""
         slot = instance.slot
         version = self._versions[slot] = self._versions[slot] + 1
 
@@ -234,9 +241,10 @@ class FleetRun:
         for sequence in ended.finished:
             self._end(sequence, Fate.FINISHED)
         self._handoffs.room_at(instance, now_s)
-        instance.plan(now_s)
-        self._planned(instance, now_s)
+        self._plan(instance, now_s)
         self.view.changed(instance)
+        if self._pending and (ended.finished or ended.held):
+            self._place_pending(now_s)
 
 
 def _tokens_max(instance: Instance) -> int:

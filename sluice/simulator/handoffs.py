@@ -34,6 +34,10 @@ class Stage(Protocol):
         """Something came to this instance, or left it."""
         ...
 
+    def expect_end(self, instance: Instance) -> None:
+        """This instance's planned steps end earlier than announced."""
+        ...
+
 
 @dataclass(slots=True, eq=False)
 class _Handoff:
@@ -58,14 +62,16 @@ class Handoffs:
     def prefill_starts(self, sequence: SimSequence, now_s: float) -> None:
         """Ask the target for room."""
         source, target = self._ends(sequence)
-        table = target.reserve(sequence, tokens=sequence.tokens)
+        table = self._reserve(target, sequence, sequence.tokens, now_s)
         self._reserved[sequence.index] = _Handoff(sequence, sequence.attempt, source, target, now_s, table)
+        if table is not None:
+            self.room_at(target, now_s)  # what it shares is no longer to be evicted for others
 
     def prefill_ends(self, sequence: SimSequence, now_s: float) -> None:
         """All its KV is computed and held at its source."""
         handoff = self._reserved.pop(sequence.index)
         if handoff.table is None:
-            handoff.table = handoff.target.reserve(sequence, tokens=sequence.computed)
+            handoff.table = self._reserve(handoff.target, sequence, sequence.computed, now_s)
             handoff.since_s = now_s
         if handoff.table is None:
             self._for_room.setdefault(handoff.target.slot, deque()).append(handoff)
@@ -77,7 +83,7 @@ class Handoffs:
         waiting = self._for_room.get(target.slot)
         while waiting:
             handoff = waiting[0]
-            handoff.table = target.reserve(handoff.sequence, tokens=handoff.sequence.computed)
+            handoff.table = self._reserve(target, handoff.sequence, handoff.sequence.computed, now_s)
             if handoff.table is None:
                 return
             waiting.popleft()
@@ -99,6 +105,13 @@ class Handoffs:
 
     def _ends(self, sequence: SimSequence) -> tuple[Instance, Instance]:
         return self._stage.instances[sequence.prefill_slot], self._stage.instances[sequence.decode_slot]
+
+    def _reserve(self, target: Instance, sequence: SimSequence, tokens: int, now_s: float) -> BlockTable | None:
+        ends_s = target.ends_s
+        table = target.reserve(sequence, tokens=tokens, now_s=now_s)
+        if target.ends_s < ends_s:
+            self._stage.expect_end(target)
+        return table
 
     def _send(self, handoff: _Handoff, now_s: float) -> None:
         assert handoff.table is not None
@@ -125,5 +138,6 @@ class Handoffs:
         source.release(sequence.table)
         target.incoming -= 1
         target.attach(sequence, handoff.table)
+        self.room_at(target, now_s)  # those who share its prefix need less room now
         self._stage.wake(target, now_s)
         self._stage.wake(source, now_s)

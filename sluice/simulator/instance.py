@@ -57,6 +57,7 @@ class Instance:
         self._chunks: list[Chunk] = []
         self._decodes = False  # whether the planned steps decode
         self._steps = 0
+        self._grown = 0  # of those, the steps whose blocks are taken
         self._starts_s = 0.0
         self._step_s = 0.0
         self._growth_s = 0.0
@@ -78,9 +79,19 @@ class Instance:
         """Prefill this sequence when its turn comes. `cached_tokens` is what the owner expects to be hit."""
         self.prefills.enqueue(sequence, cached_tokens=cached_tokens)
 
-    def reserve(self, sequence: SimSequence, *, tokens: int) -> BlockTable | None:
-        """Blocks for the KV of `tokens` tokens that come from elsewhere; None without room."""
-        return self.prefills.reserve(sequence, tokens=tokens, headroom=len(self.batch))
+    def reserve(self, sequence: SimSequence, *, tokens: int, now_s: float) -> BlockTable | None:
+        """Blocks for the KV of `tokens` tokens that come from elsewhere; None without room.
+
+        Where the planned steps would lack these blocks, fewer are run: ends_s may come earlier.
+        """
+        if not self.is_running:
+            return self.prefills.reserve(sequence, tokens=tokens, headroom=len(self.batch))
+        begun = self._steps_begun(now_s)
+        self._grow(begun)
+        table = self.prefills.reserve(sequence, tokens=tokens, headroom=len(self.batch))
+        if table is not None and self._blocks_to_come() > self.ledger.available:
+            self._shorten(begun)
+        return table
 
     def attach(self, sequence: SimSequence, table: BlockTable) -> None:
         """All KV of the sequence is in `table`, which reserve() gave: decode it from the next step on."""
@@ -102,8 +113,8 @@ class Instance:
 
     # ---- steps
 
-    def plan(self, now_s: float) -> None:
-        """Choose the next steps and take the blocks for them. Sets is_running and ends_s."""
+    def plan(self, now_s: float) -> int:
+        """Choose the next steps and take the blocks for them. Sets is_running and ends_s; returns the preemptions."""
         assert not self.is_running
         while self.parked and len(self.batch) + self.prefills.running < self.spec.batch_sequences_max:
             self.batch.join(self.parked.popleft(), step=self.step)
@@ -114,16 +125,18 @@ class Instance:
         self._decodes = len(self.batch) > 0 and not is_alone
         if not self._chunks and not self._decodes:
             self.ends_s = NEVER
-            return
+            return preempted
         self._steps = 1
         if not self._chunks and not self.prefills.staged:
             self._steps = self._jump()
+        self._grown = 0
         if self._decodes:
-            self.ledger.take(self.batch.blocks_needed(step=self.step, steps=self._steps))
+            self._grow(1)
         self._time_steps()
         self._starts_s = now_s
         self.ends_s = row_end_s(now_s, self._steps, self._step_s, self._growth_s)
         self.is_running = True
+        return preempted
 
     def cut(self, now_s: float) -> bool:
         """Somebody came: end the planned steps with the one that runs now. Whether ends_s has changed."""
@@ -228,13 +241,23 @@ class Instance:
         return steps
 
     def _shorten(self, steps: int) -> None:
-        taken = self.batch.blocks_needed(step=self.step, steps=self._steps)
-        self.ledger.drop((), private=taken - self.batch.blocks_needed(step=self.step, steps=steps))
         self._steps = steps
         self.ends_s = row_end_s(self._starts_s, steps, self._step_s, self._growth_s)
 
+    def _grow(self, steps: int) -> None:
+        """Take the blocks that the first `steps` planned steps need and have not taken yet."""
+        if self._decodes and steps > self._grown:
+            self.ledger.take(self.batch.blocks_needed(step=self.step + self._grown, steps=steps - self._grown))
+            self._grown = steps
+
+    def _blocks_to_come(self) -> int:
+        """What the rest of the planned steps will take."""
+        left = self._steps - self._grown
+        return self.batch.blocks_needed(step=self.step + self._grown, steps=left) if self._decodes else 0
+
     def _finish_decodes(self, now_s: float) -> list[SimSequence]:
         """Log the decode steps that have run; returns the sequences they finished, released."""
+        self._grow(self._steps)
         self._count_gaps()
         if self._log.is_full:
             self._log.trim(min((s.joined_step for s in self.batch.members), default=self.step))
