@@ -127,7 +127,7 @@ class Instance:
             self.ends_s = NEVER
             return preempted
         self._steps = 1
-        if not self._chunks and not self.prefills.staged:
+        if not self._chunks and not self.prefills.staged and may_admit:  # else the next step may be another
             self._steps = self._jump()
         self._grown = 0
         if self._decodes:
