@@ -1,5 +1,6 @@
 """What a client was promised: times to tokens, and how much a broken promise matters."""
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -26,6 +27,7 @@ class SloClass:
     ttft_s: float
     tpot_s: float
     miss_cost: float = 1.0  # of one missed request, relative to the other classes
+    give_up_s: float = math.inf  # a first token predicted later than this is refused at once
 
 
 INTERACTIVE: Final = SloClass(name="interactive", urgency=Urgency.INTERACTIVE, ttft_s=1.0, tpot_s=0.1)

@@ -7,7 +7,7 @@ report is already in them. Pure. Next: `policy.py`.
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +16,18 @@ from sluice.domain.ids import WorkerId
 from sluice.domain.role import Role
 
 ROWS_MIN: Final = 16
+STEP_TOKENS: Final = 2048
+"""Taken for workers that do not say how much of a prompt they compute in one step."""
+
 PREFILL_BIT: Final = 1
 DECODE_BIT: Final = 2
 ROLE_BITS: Final = {Role.PREFILL: PREFILL_BIT, Role.DECODE: DECODE_BIT, Role.MIXED: PREFILL_BIT | DECODE_BIT}
 
+_Number = TypeVar("_Number", np.int64, np.float64)
 FloatColumn = npt.NDArray[np.float64]
 IntColumn = npt.NDArray[np.int64]
 
-_INT_COLUMNS: Final = (
+INT_COLUMNS: Final = (
     "is_ready",  # 1: admits work
     "role_bits",
     "gpu_class",  # index into `classes`
@@ -38,7 +42,7 @@ _INT_COLUMNS: Final = (
     "batch_sequences_max",
     "step_tokens_max",  # of one engine step: how much of a prompt is computed at once
 )
-_FLOAT_COLUMNS: Final = (
+FLOAT_COLUMNS: Final = (
     "queued_pairs",  # query-key pairs of the queued tokens
     "base_s",  # the step curve's coefficients, see capacity.step_curve
     "prefill_token_s",
@@ -52,7 +56,11 @@ _FLOAT_COLUMNS: Final = (
 
 
 class FleetTable:
-    """Rows by slot; freed slots are reused. `rows` is one past the highest slot in use."""
+    """Rows by slot; freed slots are reused. `rows` is one past the highest slot in use.
+
+    Every column is a view of one line of `ints` or `floats`, in the order of INT_COLUMNS and
+    FLOAT_COLUMNS, so that who reads many of them can read them at once.
+    """
 
     is_ready: IntColumn
     role_bits: IntColumn
@@ -82,13 +90,12 @@ class FleetTable:
         self.workers: list[WorkerId] = []  # by slot; "" where free
         self.classes = list(classes)  # names of GPU classes
         self.kv_token_bytes = kv_token_bytes  # KV of one token, what a handoff moves
-        for name in _INT_COLUMNS:
-            setattr(self, name, np.zeros(ROWS_MIN, dtype=np.int64))
-        for name in _FLOAT_COLUMNS:
-            setattr(self, name, np.zeros(ROWS_MIN, dtype=np.float64))
+        self.ints: npt.NDArray[np.int64] = np.zeros((len(INT_COLUMNS), 0), dtype=np.int64)
+        self.floats: npt.NDArray[np.float64] = np.zeros((len(FLOAT_COLUMNS), 0), dtype=np.float64)
+        self._grow(ROWS_MIN)
 
     def add(self, worker: WorkerId) -> int:
-        """A row of zeros for a new worker; returns its slot. The owner fills it in."""
+        """A row for a new worker, zeros where that can be; returns its slot. The owner fills it in."""
         for slot, name in enumerate(self.workers):
             if not name:
                 self.workers[slot] = worker
@@ -98,21 +105,38 @@ class FleetTable:
             self.workers.append(worker)
             self._grow(slot + 1)
         self.rows = max(self.rows, slot + 1)
+        self._clear(slot)
         return slot
 
     def remove(self, slot: int) -> None:
         """The worker is gone; its row reads as not ready."""
         self.workers[slot] = WorkerId("")
-        for name in (*_INT_COLUMNS, *_FLOAT_COLUMNS):
-            getattr(self, name)[slot] = 0
+        self._clear(slot)
         while self.workers and not self.workers[-1]:
             self.workers.pop()
         self.rows = len(self.workers)
 
+    def _clear(self, slot: int) -> None:
+        self.ints[:, slot] = 0
+        self.floats[:, slot] = 0.0
+        # What policies divide by, so that they need not mind rows without a worker:
+        self.block_tokens[slot] = self.batch_sequences_max[slot] = 1
+        self.step_tokens_max[slot] = STEP_TOKENS
+
     def _grow(self, rows: int) -> None:
-        size = len(self.is_ready)
+        size = self.ints.shape[1]
         if rows <= size:
             return
-        for name in (*_INT_COLUMNS, *_FLOAT_COLUMNS):
-            column = getattr(self, name)
-            setattr(self, name, np.concatenate([column, np.zeros_like(column)]))
+        while size < rows:
+            size = max(ROWS_MIN, 2 * size)
+        self.ints = _widened(self.ints, size)
+        self.floats = _widened(self.floats, size)
+        for number, name in enumerate(INT_COLUMNS):
+            setattr(self, name, self.ints[number])
+        for number, name in enumerate(FLOAT_COLUMNS):
+            setattr(self, name, self.floats[number])
+
+
+def _widened(matrix: npt.NDArray[_Number], size: int) -> npt.NDArray[_Number]:
+    more = np.zeros((matrix.shape[0], size - matrix.shape[1]), dtype=matrix.dtype)
+    return np.concatenate([matrix, more], axis=1)

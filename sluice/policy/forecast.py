@@ -6,15 +6,10 @@ step with the sequences that decode there. What was placed and is not yet report
 the table. Pure. Next: `joint.py`; `llm_d.py` for the simplest user.
 """
 
-from typing import Final
-
 import numpy as np
 
 from sluice.policy.fleet_table import FleetTable, FloatColumn, IntColumn
 from sluice.policy.policy import Ask
-
-STEP_TOKENS: Final = 2048
-"""Taken for workers that do not say how much of a prompt they compute at once."""
 
 Rows = IntColumn | slice
 """Which workers: their slots, or a range of slots, which is faster."""
@@ -80,8 +75,7 @@ def _prompts_s(fleet: FleetTable, rows: Rows, *, tokens: FloatColumn, pairs: Flo
     """All that waits there and `tokens` more, in steps that the decoding sequences share."""
     running = decodes(fleet, rows)
     all_tokens = fleet.queued_tokens[rows] + tokens
-    budget = fleet.step_tokens_max[rows]
-    room = np.maximum(1.0, np.where(budget > 0, budget, STEP_TOKENS) - running)
+    room = np.maximum(1.0, fleet.step_tokens_max[rows] - running)
     steps = np.ceil(all_tokens / room)
     shared_s = decode_step_s(
         fleet, rows, sequences=running, context_tokens=fleet.context_tokens[rows].astype(np.float64)

@@ -5,6 +5,7 @@ from typing import Final
 
 from sluice.errors import ConfigError
 from sluice.policy.dynamo import Dynamo
+from sluice.policy.joint import Joint
 from sluice.policy.least_load import LeastLoad
 from sluice.policy.llm_d import LlmD
 from sluice.policy.llumnix import Llumnix
@@ -17,6 +18,7 @@ from sluice.policy.round_robin import RoundRobin
 from sluice.policy.xllm import Xllm
 
 POLICIES: Final[dict[str, Callable[[], Policy]]] = {
+    "joint": Joint,
     "round_robin": RoundRobin,
     "least_load": LeastLoad,
     "prefix_aware": PrefixAware,
