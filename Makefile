@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help init demo test sim check format proto gpu bench clean
+.PHONY: help init demo test sim check format proto chaos gpu bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ proto: $(STAMP) ## Regenerate the protobuf code from sluice/wire/sluice.proto
 	$(PY) -m grpc_tools.protoc -I sluice/wire --python_out=sluice/wire/gen --pyi_out=sluice/wire/gen \
 	    --grpc_python_out=sluice/wire/gen sluice/wire/sluice.proto
 	sed -i 's/^import sluice_pb2/from sluice.wire.gen import sluice_pb2/' sluice/wire/gen/sluice_pb2_grpc.py
+
+chaos: $(STAMP) ## Thousands of requests by real clients while real processes are killed, stopped, drained and moved
+	$(PY) benchmarks/chaos $(CHAOS)
 
 gpu: $(STAMP) ## Run the tests that need a CUDA device
 	$(PY) -m pytest tests/gpu

@@ -1,9 +1,9 @@
 """One child process that never outlives its parent, and whose last words are kept.
 
-On Linux the kernel is asked to end the child when this process dies, however it dies.
+Next: `leash.py`, which is why it does not.
 """
 
-import ctypes
+import os
 import re
 import signal
 import subprocess
@@ -16,7 +16,6 @@ from typing import IO, Final
 from sluice.config import load
 from sluice.errors import SluiceError
 
-PR_SET_PDEATHSIG: Final = 1
 LAST_WORDS_LINES: Final = 15
 NAMED_FAILURE: Final = re.compile(r"sluice \w+: (.+)")  # what `main` prints of a SluiceError
 
@@ -27,10 +26,10 @@ class ChildDiedError(SluiceError):
 
 @dataclass(slots=True)
 class Child:
-    """A process started from this one: `python -m` with a module and arguments."""
+    """A `sluice` command run as a process of its own; `words` are the command and its arguments."""
 
     name: str
-    arguments: Sequence[str]
+    words: Sequence[str]
     log_path: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     _process: "subprocess.Popen[bytes] | None" = None
@@ -40,13 +39,12 @@ class Child:
         """Start it with output going to `log_path`."""
         self._log = self.log_path.open("ab")
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and modules
-            [sys.executable, "-m", *self.arguments],
+            [sys.executable, "-m", "sluice.cli.leash", str(os.getpid()), *self.words],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
             env=load.child_environment(self.environment),
             start_new_session=True,  # Ctrl-C reaches us alone; we stop children in order
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - no threads yet
         )
 
     @property
@@ -95,7 +93,3 @@ class Child:
         if self._log is not None:
             self._log.close()
             self._log = None
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -132,8 +132,8 @@ class LocalFleet:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start_worker(self, worker: str, role: Role) -> None:
-        """Start one worker that will join the router."""
+    def start_worker(self, worker: str, role: Role, *, kv_port: int = 0) -> None:
+        """Start one worker that will join the routers; its peers find it at `kv_port`, or at any free port."""
         threads = self.plan.engine.threads or max(1, (os.cpu_count() or 1) // len(self._workers))
         config = WorkerConfig(
             worker=worker,
@@ -142,6 +142,7 @@ class LocalFleet:
             model_name=self.plan.model_name,
             routers=tuple(f"{self.plan.host}:{router.grpc_port}" for router in self.routers),
             host=self.plan.host,
+            kv_port=kv_port,
             stop_grace_s=WORKER_GRACE_S,
             engine=dataclasses.replace(self.plan.engine, threads=threads),
             transfer=self.plan.transfer,
@@ -186,6 +187,16 @@ class LocalFleet:
             self.start_worker(worker, role)
         return [*(router.name for router in routers), *(worker for worker, _ in lost)]
 
+    def restart(self, name: str, *, kv_port: int = 0) -> None:
+        """End a process of the platform at once, if it has not ended, and start it anew, however often."""
+        self.children[name].kill()
+        self.children[name].stop(grace_s=0)
+        places = {router.name: router for router in self.routers}
+        if name in places:
+            self._start_router(places[name])
+        else:
+            self.start_worker(name, dict(self._workers)[name], kv_port=kv_port)
+
     def _bury(self, name: str) -> None:
         """Raises ChildDiedError if it has died too often."""
         self._restarts[name] += 1
@@ -218,21 +229,23 @@ class LocalFleet:
     def _start(self, name: str, command: str, config: RouterConfig | WorkerConfig, environment: dict[str, str]) -> None:
         path = self.folder / f"{name}.yaml"
         path.write_text(load.to_yaml(_plain(dataclasses.asdict(config))))
-        arguments = ["sluice.cli.main", command, "--config", str(path)]
-        child = Child(name, arguments, self.folder / f"{name}.log", environment)
+        child = Child(name, [command, "--config", str(path)], self.folder / f"{name}.log", environment)
         self.children[name] = child
         child.start()
+
+    def workers(self, router: int = 0) -> list[pb.WorkerRow]:
+        """The workers as a router knows them. Raises RpcError if it does not answer."""
+        with grpc.insecure_channel(f"{self.plan.host}:{self.routers[router].grpc_port}") as channel:
+            return list(rpc.AdminStub(channel).GetWorkers(pb.GetWorkersRequest(), timeout=2.0).workers)
 
     def _joined(self) -> list[str]:
         """Workers that are ready at every router."""
         ready = {worker for worker, _ in self._workers}
-        for router in self.routers:
+        for number in range(len(self.routers)):
             try:
-                with grpc.insecure_channel(f"{self.plan.host}:{router.grpc_port}") as channel:
-                    reply = rpc.AdminStub(channel).GetWorkers(pb.GetWorkersRequest(), timeout=2.0)
+                ready &= {row.info.worker for row in self.workers(number) if row.load.lifecycle == "ready"}
             except grpc.RpcError:
                 return []
-            ready &= {row.info.worker for row in reply.workers if row.load.lifecycle == "ready"}
         return sorted(ready)
 
     def _telemetry(self, name: str) -> TelemetryConfig:
