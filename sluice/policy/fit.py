@@ -48,19 +48,25 @@ def fit(ask: Ask, fleet: FleetTable) -> Fit | Unplaced:
             may[slot] = False
     roles = fleet.role_bits[:rows] * may
     decode = (roles & DECODE_BIT).nonzero()[0]
-    if ask.resident is not None:
-        elsewhere = decode[decode != ask.resident]
-        if not len(elsewhere):
-            return _nobody(ask, fleet)
-        return Fit(prefill=np.array([ask.resident]), decode=elsewhere)
     prefill = (roles & PREFILL_BIT).nonzero()[0]
-    if not (len(prefill) or len(decode)):
-        return _nobody(ask, fleet)
-    if not len(prefill):
-        return Fit(prefill=NONE, decode=decode)
-    if not len(decode) or ask.output_tokens_max == 1:
-        return Fit(prefill=NONE, decode=prefill)
-    return Fit(prefill=prefill, decode=decode)
+    if ask.resident is not None:
+        prefill, decode = np.array([ask.resident]), decode[decode != ask.resident]
+        decode = _reached(fleet, prefill, decode)
+    elif not len(prefill):
+        prefill = NONE
+    elif not len(decode) or ask.output_tokens_max == 1:
+        prefill, decode = NONE, prefill
+    elif fleet.severed:
+        reached = _reached(fleet, prefill, decode)
+        prefill, decode = (prefill, reached) if len(reached) else (NONE, decode)
+    return Fit(prefill=prefill, decode=decode) if len(decode) else _nobody(ask, fleet)
+
+
+def _reached(fleet: FleetTable, prefill: IntColumn, decode: IntColumn) -> IntColumn:
+    """Those of `decode` that somebody of `prefill` can hand off to."""
+    if not fleet.severed:
+        return decode
+    return decode[[any(fleet.can_send(source, target) for source in prefill.tolist()) for target in decode.tolist()]]
 
 
 def cached_column(slots: IntColumn, cached_tokens: Mapping[int, int], ask: Ask) -> FloatColumn:

@@ -23,6 +23,7 @@ PREFILL_BIT: Final = 1
 DECODE_BIT: Final = 2
 ROLE_BITS: Final = {Role.PREFILL: PREFILL_BIT, Role.DECODE: DECODE_BIT, Role.MIXED: PREFILL_BIT | DECODE_BIT}
 
+_NOBODY: Final[frozenset[int]] = frozenset()
 _Number = TypeVar("_Number", np.int64, np.float64)
 FloatColumn = npt.NDArray[np.float64]
 IntColumn = npt.NDArray[np.int64]
@@ -90,9 +91,14 @@ class FleetTable:
         self.workers: list[WorkerId] = []  # by slot; "" where free
         self.classes = list(classes)  # names of GPU classes
         self.kv_token_bytes = kv_token_bytes  # KV of one token, what a handoff moves
+        self.severed: dict[int, frozenset[int]] = {}  # slot -> those it cannot send KV to at a useful speed
         self.ints: npt.NDArray[np.int64] = np.zeros((len(INT_COLUMNS), 0), dtype=np.int64)
         self.floats: npt.NDArray[np.float64] = np.zeros((len(FLOAT_COLUMNS), 0), dtype=np.float64)
         self._grow(ROWS_MIN)
+
+    def can_send(self, source: int, target: int) -> bool:
+        """Whether nothing is known against the link between two workers."""
+        return source == target or target not in self.severed.get(source, _NOBODY)
 
     def add(self, worker: WorkerId) -> int:
         """A row for a new worker, zeros where that can be; returns its slot. The owner fills it in."""
@@ -111,6 +117,7 @@ class FleetTable:
     def remove(self, slot: int) -> None:
         """The worker is gone; its row reads as not ready."""
         self.workers[slot] = WorkerId("")
+        self.severed.pop(slot, None)
         self._clear(slot)
         while self.workers and not self.workers[-1]:
             self.workers.pop()

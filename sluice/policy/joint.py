@@ -70,6 +70,9 @@ class Joint:
         is_off_role = fleet.role_bits[prefill] & PREFILL_BIT == 0
         per_token = self._weights.latency * HANDOFF_S / (ask.slo.tpot_s * max(1, self._split_tokens_min))
         total += per_token * is_off_role * (ask.prompt_tokens - cached[prefill])
+        if fleet.severed:
+            both = zip(prefill.tolist(), decode.tolist(), strict=True)
+            total[[not fleet.can_send(source, target) for source, target in both]] = np.inf
         # A sliver by seed, so that equals are not always the first.
         total += (prefill * 31 + decode * 17 + ask.seed % 101 * 7) % 101 * SPREAD
         order = total.argsort()[:EXPLAINED].tolist()

@@ -45,9 +45,10 @@ class Llumnix:
         at = pick(decode_costs, seed=ask.seed)
         decode = int(found.decode[at])
         # Whoever decodes, the chosen one from now on included, prefills only when nobody else can.
-        others = found.prefill[found.prefill != decode]
+        reaching = pairing.sources(fleet, found.prefill, decode)
+        others = reaching[reaching != decode]
         if not len(others):
-            others = found.prefill
+            others = reaching
         cached = cached_column(others, cached_tokens, ask)
         prefill_costs = self.prefill(Seen(ask, fleet, others, cached))
         by = pick(prefill_costs, seed=ask.seed)

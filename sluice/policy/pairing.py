@@ -75,11 +75,19 @@ def place(costs: Costs, ask: Ask, fleet: FleetTable, cached_tokens: Mapping[int,
     if decode in found.prefill and not (can_prefill & DECODE_BIT == 0).any():
         # Only mixed workers prefill, and the best one to decode is among them: nothing needs to move.
         return placed_alone(fleet, decode, cached_tokens=int(cached[at]), cost=float(decode_costs[at]))
-    cached = cached_column(found.prefill, cached_tokens, ask)
-    prefill_costs = costs.prefill(Seen(ask, fleet, found.prefill, cached))
+    prefill = sources(fleet, found.prefill, decode)
+    cached = cached_column(prefill, cached_tokens, ask)
+    prefill_costs = costs.prefill(Seen(ask, fleet, prefill, cached))
     by = pick(prefill_costs, seed=ask.seed)
     cost = float(prefill_costs[by]), float(decode_costs[at])
-    return placed_split(fleet, int(found.prefill[by]), decode, cached_tokens=int(cached[by]), costs=cost)
+    return placed_split(fleet, int(prefill[by]), decode, cached_tokens=int(cached[by]), costs=cost)
+
+
+def sources(fleet: FleetTable, prefill: IntColumn, decode: int) -> IntColumn:
+    """Those of `prefill` that can hand off to `decode`; `fit` saw to it that there is one."""
+    if not fleet.severed:
+        return prefill
+    return prefill[[fleet.can_send(source, decode) for source in prefill.tolist()]]
 
 
 def placed_alone(fleet: FleetTable, slot: int, *, cached_tokens: int, cost: float, why: str = "") -> Placed:

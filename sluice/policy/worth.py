@@ -103,7 +103,7 @@ def weigh(ask: Ask, fleet: FleetTable, cached: FloatColumn, prompt_share: FloatC
         output_harm=seen.sequences * (miss * (missed - missed_before) + per_tpot * slowed_s),
         memory=weights.memory * memory,
         prompt_price=per_second * work_s,
-        output_price=per_second * (output * (own_step_s + seen.base_s / (seen.sequences + 1.0))),
+        output_price=per_second * (output * (own_step_s + seen.base_s / seen.batch_sequences_max)),
     )
 
 

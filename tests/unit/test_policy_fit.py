@@ -48,17 +48,24 @@ def can_take(fleet: FleetTable, ask: Ask, slot: int) -> bool:
 @given(
     workers=FLEETS,
     ask=ASKS,
+    severed=st.dictionaries(st.integers(0, 5), st.frozensets(st.integers(0, 5))),
     cached=st.dictionaries(st.integers(0, 5), st.integers(1, 2000)),
 )
 def test_only_workers_that_can_take_it_are_chosen_and_someone_is_if_anybody_can(
-    name: str, workers: list[tuple[Role, dict[str, Any]]], ask: Ask, cached: dict[int, int]
+    name: str,
+    workers: list[tuple[Role, dict[str, Any]]],
+    ask: Ask,
+    cached: dict[int, int],
+    severed: dict[int, frozenset[int]],
 ) -> None:
     fleet = fleet_of(*workers)
+    fleet.severed = {source: targets - {source} for source, targets in severed.items()}
     cached = {slot: tokens for slot, tokens in cached.items() if slot < len(workers)}
     able = {slot for slot in range(len(workers)) if can_take(fleet, ask, slot)}
     placed = make_policy(name).place(ask, fleet, cached, now_s=0.0)
     if isinstance(placed, Placed):
         assert {placed.prefill, placed.decode} <= able
+        assert fleet.can_send(placed.prefill, placed.decode)
         assert 0 <= placed.cached_tokens < ask.prompt_tokens
     else:
         assert not able
