@@ -12,6 +12,7 @@ from sluice.domain.role import Role
 from sluice.domain.slo import SloClass, Urgency
 from sluice.policy.joint import Joint
 from sluice.policy.policy import Ask, Placed, Unplaced
+from sluice.policy.worth import Weights
 
 P, D, M = Role.PREFILL, Role.DECODE, Role.MIXED
 SLO = SloClass(name="test", urgency=Urgency.STANDARD, ttft_s=1.0, tpot_s=0.03)
@@ -83,11 +84,13 @@ def test_a_slow_link_keeps_a_request_on_one_worker() -> None:
 
 
 def test_prompts_go_to_the_gpu_that_is_cheap_for_prompts_and_outputs_to_the_other() -> None:
-    ask = replace(ASK, output_tokens_expected=400.0)
-    answer = placed((M, FAST), (M, {}), ask=ask)
-    assert answer.decode == 1
-    busy = placed((M, FAST), (M, {"running": 30, "context_tokens": 30_000}), ask=replace(ask, prompt_tokens=6000))
-    assert (busy.prefill, busy.decode) == (0, 0) or busy.prefill == 0
+    ask, fleet = replace(ASK, prompt_tokens=6000, output_tokens_expected=400.0), fleet_of((M, FAST), (M, {}))
+    thrifty = Joint(Weights(price=1.0)).place(ask, fleet, {}, now_s=0.0)
+    assert isinstance(thrifty, Placed)
+    assert (thrifty.prefill, thrifty.decode) == (0, 1)
+    hasty = Joint(Weights(price=0.0)).place(ask, fleet, {}, now_s=0.0)
+    assert isinstance(hasty, Placed)
+    assert (hasty.prefill, hasty.decode) == (0, 0)
 
 
 def test_a_worker_without_room_for_the_kv_is_avoided() -> None:
