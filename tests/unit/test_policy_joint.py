@@ -17,8 +17,8 @@ from sluice.policy.worth import Weights
 P, D, M = Role.PREFILL, Role.DECODE, Role.MIXED
 SLO = SloClass(name="test", urgency=Urgency.STANDARD, ttft_s=1.0, tpot_s=0.03)
 ASK = Ask(prompt_tokens=1000, output_tokens_max=400, slo=SLO, seed=3)
-FAST = {"prefill_token_s": 0.00005, "base_s": 0.007, "price_per_s": 0.002}
-# A fleet like H100 and A100: twice the price, half the prefill time, 0.7 of the decode time.
+FAST = {"prefill_token_s": 0.00003, "base_s": 0.007, "price_per_s": 0.002}
+# A fleet like H100 and A100: twice the price, a third of the prefill time, 0.7 of the decode time.
 
 
 def placed(*workers: tuple[Role, dict[str, Any]], ask: Ask = ASK, cached: dict[int, int] | None = None) -> Placed:
@@ -84,7 +84,7 @@ def test_a_slow_link_keeps_a_request_on_one_worker() -> None:
 
 
 def test_prompts_go_to_the_gpu_that_is_cheap_for_prompts_and_outputs_to_the_other() -> None:
-    ask, fleet = replace(ASK, prompt_tokens=6000, output_tokens_expected=400.0), fleet_of((M, FAST), (M, {}))
+    ask, fleet = replace(ASK, prompt_tokens=6000, output_tokens_expected=400.0), fleet_of((M, FAST), (M, {}), kv_token_bytes=1)
     thrifty = Joint(Weights(price=1.0)).place(ask, fleet, {}, now_s=0.0)
     assert isinstance(thrifty, Placed)
     assert (thrifty.prefill, thrifty.decode) == (0, 1)
