@@ -8,7 +8,6 @@ One thread calls it; it never blocks on I/O.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sluice.capacity.step_model import StepShape, chunk_pairs
 from sluice.clock import Clock, SystemClock
 from sluice.domain.ids import BlockHash, SequenceId
 from sluice.domain.kv import KvGeometry
@@ -137,7 +136,7 @@ class PagedEngine:
         plan = self.scheduler.plan()
         if not plan.decodes and not plan.prefills:
             return StepReport(preempted=plan.preempted)
-        shape = shape_of(plan)
+        shape = plan.shape
         sampled = self._runner.run(plan, self._listener)
         for work in (*plan.decodes, *plan.prefills):
             self.scheduler.note_computed(work)
@@ -211,14 +210,3 @@ class PagedEngine:
                 held.append(sequence.sequence)
             self.scheduler.accept(sequence, token=choice.token, finish=finish)
         return StepReport(tokens=tuple(tokens), held=tuple(held), failed=tuple(failed), preempted=plan.preempted)
-
-
-def shape_of(plan: StepPlan) -> StepShape:
-    """What a step computes, summed: before it runs, because running moves the sequences on."""
-    return StepShape(
-        prefill_tokens=plan.prefill_tokens,
-        prefill_pairs=sum(chunk_pairs(work.tokens, context_tokens=work.first) for work in plan.prefills),
-        prefills=len(plan.prefills),
-        decodes=len(plan.decodes),
-        context_tokens=sum(work.end for work in plan.decodes),
-    )

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from sluice.capacity.step_model import StepShape, chunk_pairs
 from sluice.domain.ids import BlockHash, BlockId, SequenceId
 from sluice.domain.kv import KvGeometry
 from sluice.domain.role import FinishReason
@@ -63,6 +64,17 @@ class StepPlan:
     def prefill_tokens(self) -> int:
         """Tokens computed by prefills."""
         return sum(work.tokens for work in self.prefills)
+
+    @property
+    def shape(self) -> StepShape:
+        """The work of the step, summed."""
+        return StepShape(
+            prefill_tokens=self.prefill_tokens,
+            prefill_pairs=sum(chunk_pairs(work.tokens, context_tokens=work.first) for work in self.prefills),
+            prefills=len(self.prefills),
+            decodes=len(self.decodes),
+            context_tokens=sum(work.end for work in self.decodes),
+        )
 
 
 class Scheduler:

@@ -11,10 +11,10 @@ import numpy as np
 
 from sluice.domain.ids import BlockId
 from sluice.engine.contract import StepReport
+from sluice.engine.engine import PagedEngine
 from sluice.kv_transfer.transport import Push
 from sluice.testing.simulation.sim_router import SimRouter
 from sluice.testing.simulation.sim_worker import SimWorker
-from sluice.testing.simulation.toy_engine import ToyEngine
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Checkers:
                 token = f"token {out.index} of {out.sequence} in epoch {out.epoch}"
                 self.fail(f"two owners: {other} and {boot} both chose {token}")
 
-    def on_landing(self, target: ToyEngine, worker: str, push: Push) -> None:
+    def on_landing(self, target: PagedEngine, worker: str, push: Push) -> None:
         """No reuse under transfer: bytes land only in blocks that are reserved for what is sent."""
         blocks = blocks_of(target, push)
         tables = [set(table) for table in target.handover.block_tables]
@@ -56,7 +56,7 @@ class Checkers:
         ]
 
 
-def blocks_of(engine: ToyEngine, push: Push) -> set[BlockId]:
+def blocks_of(engine: PagedEngine, push: Push) -> set[BlockId]:
     """The receiver's blocks that a push writes."""
     geometry = engine.geometry
     group_bytes = geometry.block_bytes(0) * geometry.blocks

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Final, Protocol, cast
+from typing import Final, Protocol
 
 from sluice.clock import Clock
 from sluice.config.worker import TransferConfig
@@ -18,13 +18,14 @@ from sluice.domain.ids import BootId, WorkerId
 from sluice.domain.load import WorkerInfo
 from sluice.domain.role import Role
 from sluice.engine.contract import Engine, EngineLimits, StepReport
+from sluice.engine.engine import PagedEngine
 from sluice.kv_transfer.transport import Push
 from sluice.prefill_worker.handoffs import HandoffTable
 from sluice.telemetry.metrics import WorkerMetrics
 from sluice.testing.simulation import toy_model
 from sluice.testing.simulation.channel import connector
 from sluice.testing.simulation.network import PEER, Network
-from sluice.testing.simulation.toy_engine import ToyEngine
+from sluice.testing.simulation.toy_engine import toy_engine
 from sluice.testing.simulation.virtual_loop import Process
 from sluice.testing.simulation.virtual_mover import VirtualMover
 from sluice.testing.simulation.virtual_steps import VirtualSteps
@@ -60,7 +61,7 @@ class Watcher(Protocol):
 
     def on_step(self, boot: str, report: StepReport) -> None: ...
 
-    def on_landing(self, target: ToyEngine, worker: str, push: Push) -> None: ...
+    def on_landing(self, target: PagedEngine, worker: str, push: Push) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ class WorkerSurroundings:
     network: Network
     watcher: Watcher
     movers: dict[BootId, VirtualMover]
-    engines: dict[BootId, ToyEngine]
+    engines: dict[BootId, PagedEngine]
     routers: Sequence[str]
     step_s: Callable[[], float]
 
@@ -87,21 +88,22 @@ class SimWorker:
         self._around = around
         network, watcher = around.network, around.watcher
         geometry = toy_model.geometry(blocks=plan.blocks, block_tokens=plan.block_tokens)
-        self.engine = ToyEngine(geometry, plan.limits, on_wrong_kv=watcher.fail)
+        kv_memory = bytearray(geometry.region_bytes)
+        view = memoryview(kv_memory)
+        self.engine = toy_engine(geometry, plan.limits, view, clock=clock, on_wrong_kv=watcher.fail)
         around.engines[boot] = self.engine
         self.mover = VirtualMover(
-            network, process, boot, self.engine.memory, around.movers,
+            network, process, boot, kv_memory, around.movers,
             lambda target, push: watcher.on_landing(around.engines[target.boot], target.process.name, push),
         )  # fmt: skip
         self._clock = clock
         self.shell = Shell(
-            cast("Engine", self.engine), self._info(), METRICS, clock,
+            self.engine, self._info(), METRICS, clock,
             make_steps=self._steps,
         )  # fmt: skip
         identity = own_identity(model_fingerprint=FINGERPRINT, geometry=geometry)
         own = OwnSide(worker=WorkerId(plan.name), boot=boot, identity=identity)
         self.peers = Peers(own, self.mover, connect=connector(network, process))
-        view = memoryview(self.engine.memory)
         surroundings = Surroundings(
             shell=self.shell,
             peers=self.peers,

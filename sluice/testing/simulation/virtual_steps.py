@@ -9,11 +9,11 @@ Next: `toy_engine.py`.
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Final, TypeVar, cast
+from typing import Final, TypeVar
 
 from sluice.engine.contract import Engine, StepReport
+from sluice.engine.engine import PagedEngine
 from sluice.errors import WorkerLostError
-from sluice.testing.simulation.toy_engine import ToyEngine
 from sluice.testing.simulation.virtual_loop import Process
 from sluice.worker.step_loop import IDLE
 
@@ -28,7 +28,7 @@ class VirtualSteps:
     def __init__(
         self,
         process: Process,
-        engine: ToyEngine,
+        engine: PagedEngine,
         *,
         step_s: Callable[[], float],
         on_change: Callable[[Engine, StepReport], None],
@@ -56,7 +56,7 @@ class VirtualSteps:
             if not answer.set_running_or_notify_cancel():
                 return
             try:
-                answer.set_result(ask(cast("Engine", self._engine)))
+                answer.set_result(ask(self._engine))
             except Exception as error:  # noqa: BLE001 - the asker gets whatever the engine raised
                 answer.set_exception(error)
 
@@ -85,7 +85,7 @@ class VirtualSteps:
     def _end_step(self) -> None:
         report = self._engine.step()
         self._engine.check_integrity()
-        self._on_change(cast("Engine", self._engine), report)
+        self._on_change(self._engine, report)
         self._between_steps()
 
     def _between_steps(self) -> None:
@@ -94,4 +94,4 @@ class VirtualSteps:
         if self._engine.has_work():
             self._schedule(self._step_s(), self._end_step)
         else:
-            self._on_change(cast("Engine", self._engine), IDLE)
+            self._on_change(self._engine, IDLE)
