@@ -4,6 +4,7 @@ The gRPC status and the HTTP status follow from the class (`wire/status.py`,
 `router/openai_errors.py`); nothing else decides them. Reads nothing, imports nothing.
 """
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import ClassVar
 
@@ -137,6 +138,31 @@ class ConfigError(SluiceError):
 
     code = Code.INVALID_ARGUMENT
     actor = Actor.PLATFORM_ENGINEER
+
+
+class RefusedSpecError(SluiceError):
+    """A custom resource cannot be run as written; every problem names its field and the remedy."""
+
+    code = Code.INVALID_ARGUMENT
+    actor = Actor.PLATFORM_ENGINEER
+
+    def __init__(self, problems: Sequence[str], *, shown_max: int = 5) -> None:
+        shown = list(problems[:shown_max])
+        if len(problems) > shown_max:
+            shown.append(f"and {len(problems) - shown_max} more")
+        super().__init__("; ".join(shown))
+
+
+class ClusterApiError(SluiceError):
+    """The Kubernetes API server refused a call or did not answer; the message is its own."""
+
+    code = Code.UNAVAILABLE
+    retryable = True
+    actor = Actor.PLATFORM_ENGINEER
+
+    def __init__(self, what: str, *, http_status: int = 0) -> None:
+        super().__init__(what)
+        self.http_status = http_status
 
 
 class IncompatiblePeerError(SluiceError):

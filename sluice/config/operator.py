@@ -13,7 +13,6 @@ class OperatorConfig:
     worker_image: str = "sluice-worker:latest"
     image_pull_policy: str = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
-    namespaces: tuple[str, ...] = ()  # to watch; (): all
     lease_namespace: str = "sluice-system"  # where the operators' lease is
     identity: str = ""  # this operator's name in the lease; empty: the host's name
     lease_s: float = 15.0  # another operator takes over after so long

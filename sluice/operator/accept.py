@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
-from sluice.errors import SluiceError
+from sluice.errors import RefusedSpecError
 from sluice.operator import names
 from sluice.operator.manifest import LiveObject, digest
 from sluice.operator.resources.gpu_class import GPUClassSpec
@@ -21,19 +21,8 @@ from sluice.operator.resources.pool import PoolSpec, RoleName
 
 P = TypeVar("P", bound=Part)
 
-PROBLEMS_SHOWN_MAX: Final = 5
 SERVICE_NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 POOL_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
-
-
-class RefusedSpecError(SluiceError):
-    """A custom resource cannot be run as written; each problem names its field and the remedy."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        shown = list(problems[:PROBLEMS_SHOWN_MAX])
-        if len(problems) > PROBLEMS_SHOWN_MAX:
-            shown.append(f"and {len(problems) - PROBLEMS_SHOWN_MAX} more")
-        super().__init__("; ".join(shown))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,13 @@ for who sends them.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Final, TypeAlias
+
+import orjson
 
 from sluice.operator import names
 
@@ -101,10 +103,15 @@ def ref_of(manifest: LiveObject) -> Ref:
     return Ref(kind_of(manifest), metadata.get("namespace", ""), metadata["name"])
 
 
+def timestamp(wall_s: float) -> str:
+    """Seconds since the Unix epoch as Kubernetes writes a time."""
+    return datetime.fromtimestamp(wall_s, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def digest(value: object, *, chars: int = 16) -> str:
     """A hash that depends on the content alone: equal values have equal digests in every process."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()[:chars]
+    text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    return hashlib.blake2b(text, digest_size=16).hexdigest()[:chars]
 
 
 def marked(manifest: Manifest) -> Manifest:

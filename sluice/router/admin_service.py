@@ -77,14 +77,15 @@ class AdminService(sluice_pb2_grpc.AdminServicer):
     async def Flip(  # noqa: N802 - gRPC's name
         self, message: pb.FlipRequest, context: grpc.aio.ServicerContext[pb.FlipRequest, pb.FlipReply]
     ) -> pb.FlipReply:
-        """Give a worker another role: drained first, weights kept, then ready again."""
+        """Give a worker another role, weights kept; drained first unless the new role admits all it may be running."""
         try:
             member = self._member(message.worker)
             role = _role(message.role)
             if member.info.role is not role:
-                member.link.send(pb.RouterMessage(drain=pb.Drain(deadline_s=max(0.0, message.deadline_s))))
-                async for _ in self._watch(member):
-                    pass
+                if not _keeps_its_work(member.info.role, role):
+                    member.link.send(pb.RouterMessage(drain=pb.Drain(deadline_s=max(0.0, message.deadline_s))))
+                    async for _ in self._watch(member):
+                        pass
                 member.link.send(pb.RouterMessage(set_role=pb.SetRole(role=role.value)))
                 member.link.send(pb.RouterMessage(drain=pb.Drain(resume=True)))
                 await self._wait_role(member, role)
@@ -149,6 +150,11 @@ class AdminService(sluice_pb2_grpc.AdminServicer):
             if member.info.role is role and member.is_ready:
                 return
         raise NoWorkerError(f"worker {member.name} has not taken the role within {FLIP_S_MAX:.0f} s; see its log")
+
+
+def _keeps_its_work(now: Role, then: Role) -> bool:
+    """Whether what runs under a role may run under the other: prompts end, tokens go on where they are chosen."""
+    return then is Role.MIXED or (now is Role.MIXED and then is Role.DECODE)
 
 
 def _role(name: str) -> Role:

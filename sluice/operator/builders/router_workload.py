@@ -5,12 +5,12 @@ Pure. Next: `network.py`.
 
 from typing import Any
 
-from sluice.config import load
 from sluice.config.operator import OperatorConfig
 from sluice.operator import names
 from sluice.operator.accept import AcceptedService
 from sluice.operator.builders import pod_parts
 from sluice.operator.builders.model_volume import model_volume
+from sluice.operator.builders.settings_text import settings_text
 from sluice.operator.manifest import Kind, Manifest, digest, head
 
 STARTUP_S = 120
@@ -42,7 +42,7 @@ def router_config_map(service: AcceptedService, config: OperatorConfig) -> Manif
     labels = {**names.service_labels(service.name), **names.router_selector(service.name)}
     return {
         **head(Kind.CONFIG_MAP, names.router_name(service.name), namespace=service.namespace, labels=labels),
-        "data": {"router.yaml": load.to_yaml(router_settings(service, model_path=path, config=config))},
+        "data": {"router.yaml": settings_text(router_settings(service, model_path=path, config=config))},
     }
 
 

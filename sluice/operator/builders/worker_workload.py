@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sluice.config import load
 from sluice.config.operator import OperatorConfig
 from sluice.operator import names
 from sluice.operator.accept import AcceptedPool, AcceptedService
 from sluice.operator.builders import pod_parts
 from sluice.operator.builders.model_volume import model_volume
+from sluice.operator.builders.settings_text import settings_text
 from sluice.operator.manifest import Kind, Manifest, digest, head
 
 
@@ -32,7 +32,7 @@ def pool_template(service: AcceptedService, pool: AcceptedPool, config: Operator
     """The pod template of a pool and the revision it makes."""
     image = service.spec.images.worker or config.worker_image
     model = model_volume(service, config, image=image, wanted="all")
-    settings = load.to_yaml(worker_settings(service, pool, model_path=model.path, config=config))
+    settings = settings_text(worker_settings(service, pool, model_path=model.path, config=config))
     labels = names.pool_selector(service.name, pool.name)
     pod = {
         "metadata": {"labels": {**names.service_labels(service.name), **labels}},

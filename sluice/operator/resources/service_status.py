@@ -85,8 +85,8 @@ class ModelServiceStatus(Part):
     """The model source that was accepted; it does not change."""
     revision: str = ""
     """The revisions of all pools as one word."""
-    failed_revision: str = ""
-    """A revision that was taken back; it is not tried again."""
+    failed_revisions: tuple[str, ...] = ()
+    """Revisions of pools that were taken back; they are not tried again."""
     attainment_percent: float | None = None
     """Share of recent requests that met every objective."""
     dollars_per_million_tokens: float | None = None

@@ -1,0 +1,86 @@
+"""What the operator asks of a service's routers, and what they answer. Real ones: `router_calls.py`.
+
+Values only; decides nothing. Next: `observation.py`, which puts pods and workers together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sluice.domain.role import Lifecycle, Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkView:
+    """KV traffic from one worker to another, as the sender tells it."""
+
+    sender: str
+    receiver: str
+    transport: str
+    gb_per_s: float
+    failed: int
+    last_error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerView:
+    """A worker as a router sees it now."""
+
+    worker: str  # its pod's name
+    router: str  # address of a router it is connected to: host only
+    role: Role
+    lifecycle: Lifecycle
+    fingerprint: str
+    running_sequences: int = 0
+    waiting_sequences: int = 0
+    waiting_prefill_tokens: int = 0
+    batch_sequences_max: int = 0
+    free_blocks: int = 0
+    blocks: int = 0
+    links: tuple[LinkView, ...] = ()
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that are on it."""
+        return self.running_sequences + self.waiting_sequences
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """What a service's routers have counted since they started, summed; and what waits now."""
+
+    queued: int = 0
+    inflight: int = 0
+    ended: int = 0
+    good: int = 0  # ended and met every objective
+    ttft_misses: int = 0
+    tpot_misses: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterReport:
+    """What all routers of a service said; a router that does not answer is left out."""
+
+    workers: tuple[WorkerView, ...] = ()
+    traffic: Traffic | None = None  # None: no router answered
+
+
+class Routers(Protocol):
+    """The routers of services, by address. Calls about one worker raise SluiceError when they are refused."""
+
+    async def look(self, addresses: Sequence[str]) -> RouterReport:
+        """Ask all of them at once; never raises."""
+        ...
+
+    async def drain(self, worker: WorkerView, *, deadline_s: float) -> None:
+        """Begin to empty a worker; returns at once."""
+        ...
+
+    async def resume(self, worker: WorkerView) -> None:
+        """A worker may admit work again."""
+        ...
+
+    async def flip(self, worker: WorkerView, role: Role) -> None:
+        """Give a worker that is empty, or whose work the new role includes, another role."""
+        ...

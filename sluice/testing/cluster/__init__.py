@@ -1,0 +1,1 @@
+"""A Kubernetes cluster in memory: enough API server, controllers and workers to try the operator without one."""
