@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "doctor": "say what works on this machine, and how to mend what does not",
     "router": "run one router process",
     "worker": "run one worker process",
+    "operator": "run one operator process in a Kubernetes cluster",
 }
 
 
@@ -45,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("sluice"):
             raise
-        print(f"sluice {name}: needs {error.name}; pip install 'sluice[worker]'", file=sys.stderr)
+        extra = "operator" if error.name == "kopf" else "worker"
+        print(f"sluice {name}: needs {error.name}; pip install 'sluice[{extra}]'", file=sys.stderr)
         return 1
     parser = argparse.ArgumentParser(prog=f"sluice {name}", description=COMMANDS[name])
     command.add_arguments(parser)
