@@ -25,11 +25,25 @@ class PlacementConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClassConfig:
+    """Objectives of one class of requests."""
+
+    ttft_s: float
+    tpot_s: float
+    miss_cost: float  # of one missed request, relative to the other classes
+    give_up_s: float = 0.0  # a first token predicted later than this is refused at once; 0: never
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SloConfig:
-    """Objectives against which goodput is counted."""
+    """Objectives placement aims at and goodput is counted against: of standard requests, and of the other classes."""
 
     ttft_s: float = 1.0
     tpot_s: float = 0.1
+    miss_cost: float = 1.0
+    give_up_s: float = 0.0  # a first token predicted later than this is refused at once; 0: never
+    interactive: ClassConfig = field(default_factory=lambda: ClassConfig(ttft_s=0.5, tpot_s=0.05, miss_cost=2.0))
+    batch: ClassConfig = field(default_factory=lambda: ClassConfig(ttft_s=600.0, tpot_s=10.0, miss_cost=0.1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

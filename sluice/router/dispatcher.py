@@ -150,7 +150,7 @@ class Dispatcher:
         request.open_sequences.update(flow.sequence for flow in flows)
         for flow in flows:
             if (copy := copies.get(flow.choice)) is None:
-                self._queue.enter(flow, tokens=len(flow.prompt.tokens), now_s=now_s)
+                self._queue.enter(flow, tokens=len(flow.prompt.tokens), now_s=now_s, slo=job.slo, tenant=job.tenant)
             else:
                 flow.adopted(copy, now_s=now_s)
         self._pump(now_s)
@@ -169,6 +169,7 @@ class Dispatcher:
         self.observer.request_ended(
             request.span,
             request.records,
+            slo=request.job.slo,
             error=request.error,
             is_complete=is_complete,
             now_s=self._clock.now_s(),

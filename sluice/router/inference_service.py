@@ -97,6 +97,7 @@ def _wishes(message: pb.GenerateRequest, *, timeout_s: float | None) -> Wishes:
         stops=tuple(message.stop),
         timeout_s=timeout_s,
         tenant=message.tenant,
+        service_tier=message.service_tier,
         next_index=next_index,
     )
 

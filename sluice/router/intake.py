@@ -18,6 +18,7 @@ from sluice.domain.sampling import SamplingParams
 from sluice.errors import InvalidRequestError, NoWorkerError, OverloadedError, UnknownModelError
 from sluice.router.fleet import Fleet
 from sluice.router.job import Job, Prompt
+from sluice.router.slo_classes import SloClasses
 from sluice.text.tokenizer import SpecialTokens, Tokenizer
 
 INLINE_CHARS_MAX: Final = 4096
@@ -75,6 +76,7 @@ class Wishes:
     stops: tuple[str, ...] = ()
     timeout_s: float | None = None
     tenant: str = ""
+    service_tier: str = ""  # the name of an SLO class
     traceparent: str = ""
     next_index: tuple[int, ...] = ()  # of a resumed request: how many tokens of each choice the client has
 
@@ -91,8 +93,11 @@ class IntakeLimits:
 class Intake:
     """Makes Jobs for one model."""
 
-    def __init__(self, tokenizer: Tokenizer, fleet: Fleet, *, model: str, limits: IntakeLimits) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, fleet: Fleet, *, model: str, limits: IntakeLimits, classes: SloClasses
+    ) -> None:
         self.model = model
+        self._classes = classes
         self._tokenizer = tokenizer
         self._fleet = fleet
         self._limits = limits
@@ -126,6 +131,7 @@ class Intake:
             timeout_s=self._timeout_s(wishes.timeout_s),
             operation="chat" if isinstance(wishes.prompts[0], Conversation) else "text_completion",
             tenant=wishes.tenant,
+            slo=self._classes.named(wishes.service_tier),
             traceparent=wishes.traceparent,
             next_index=wishes.next_index,
         )

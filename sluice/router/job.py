@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from sluice.domain.ids import BlockHash, RequestId
 from sluice.domain.sampling import SamplingParams
+from sluice.domain.slo import STANDARD, SloClass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,7 @@ class Job:
     timeout_s: float
     operation: str = "text_completion"  # or "chat": GenAI conventions' words
     tenant: str = ""
+    slo: SloClass = STANDARD
     traceparent: str = ""
     next_index: tuple[int, ...] = ()  # of a resumed request: how many tokens of each choice the client has
 

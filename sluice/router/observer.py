@@ -8,10 +8,10 @@ built only for requests that are traced. Names: `telemetry/metric_table.py`,
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from sluice.clock import wall_ns
+from sluice.domain.slo import SloClass
 from sluice.errors import Code, SluiceError
 from sluice.policy.placement import Decision
 from sluice.router.job import Job
@@ -46,21 +46,12 @@ _OUTCOMES: Final = {
 """Codes not listed are failures of ours."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Objectives:
-    """Service-level objectives against which goodput is counted."""
-
-    ttft_s: float
-    tpot_s: float
-
-
 class Observer:
     """Counts into one RouterMetrics. One event loop."""
 
-    def __init__(self, metrics: RouterMetrics, *, objectives: Objectives, model: str) -> None:
+    def __init__(self, metrics: RouterMetrics, *, model: str) -> None:
         self.metrics = metrics
         self.gaps_s: list[float] = []  # between tokens of the message being read; flows append
-        self._objectives = objectives
         self._model = model
 
     # ------------------------------------------------------------ requests
@@ -100,9 +91,16 @@ class Observer:
         return span
 
     def request_ended(
-        self, span: Span, records: list[Record], *, error: SluiceError | None, is_complete: bool, now_s: float
+        self,
+        span: Span,
+        records: list[Record],
+        *,
+        slo: SloClass,
+        error: SluiceError | None,
+        is_complete: bool,
+        now_s: float,
     ) -> None:
-        """An accepted request is over. `is_complete`: every choice reached its end."""
+        """An accepted request is over. `is_complete`: every choice reached its end. Goodput is as `slo` promises."""
         ttft_s = min((record.ttft_s for record in records if record.first_token_s), default=None)
         tpots = [record.tpot_s for record in records if record.output_tokens > 1]
         tpot_s = sum(tpots) / len(tpots) if tpots else None
@@ -111,7 +109,7 @@ class Observer:
         else:
             outcome = Outcome.COMPLETED if is_complete else Outcome.CANCELLED
         request_s = now_s - records[0].accepted_s
-        self.metrics.ended(outcome, request_s=request_s, tpot_s=tpot_s, missed=self._missed(outcome, ttft_s, tpot_s))
+        self.metrics.ended(outcome, request_s=request_s, tpot_s=tpot_s, missed=_missed(slo, outcome, ttft_s, tpot_s))
         if outcome in {Outcome.FAILED, Outcome.REFUSED}:
             _log.warning("request failed: %s", error, extra={"fields": {"request": records[0].request}})
         if span.is_recording:
@@ -125,18 +123,6 @@ class Observer:
             if ttft_s is not None:
                 facts[attributes.TTFT_S] = ttft_s
             span.end(facts, error=None if error is None else error.code.value)
-
-    def _missed(self, outcome: Outcome, ttft_s: float | None, tpot_s: float | None) -> tuple[Objective, ...]:
-        if outcome in {Outcome.CANCELLED, Outcome.INVALID}:
-            return ()
-        if outcome is not Outcome.COMPLETED or ttft_s is None:
-            return tuple(Objective)
-        missed = []
-        if ttft_s > self._objectives.ttft_s:
-            missed.append(Objective.TTFT)
-        if tpot_s is not None and tpot_s > self._objectives.tpot_s:
-            missed.append(Objective.TPOT)
-        return tuple(missed)
 
     # ------------------------------------------------------------ sequences
 
@@ -194,3 +180,16 @@ class Observer:
 
 def _identity(record: Record) -> dict[str, AttributeValue]:
     return {attributes.REQUEST_ID: record.request, attributes.SEQUENCE: str(record.sequence)}
+
+
+def _missed(slo: SloClass, outcome: Outcome, ttft_s: float | None, tpot_s: float | None) -> tuple[Objective, ...]:
+    if outcome in {Outcome.CANCELLED, Outcome.INVALID}:
+        return ()
+    if outcome is not Outcome.COMPLETED or ttft_s is None:
+        return tuple(Objective)
+    missed = []
+    if ttft_s > slo.ttft_s:
+        missed.append(Objective.TTFT)
+    if tpot_s is not None and tpot_s > slo.tpot_s:
+        missed.append(Objective.TPOT)
+    return tuple(missed)

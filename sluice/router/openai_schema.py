@@ -167,6 +167,7 @@ def completion_wishes(body: CompletionBody, *, tenant: str, timeout_s: float | N
         stops=_stops(body.stop),
         timeout_s=timeout_s,
         tenant=tenant,
+        service_tier=body.service_tier or "",
         traceparent=traceparent,
     )
 
@@ -188,6 +189,7 @@ def chat_wishes(body: ChatBody, *, tenant: str, timeout_s: float | None, tracepa
         stops=_stops(body.stop),
         timeout_s=timeout_s,
         tenant=tenant,
+        service_tier=body.service_tier or "",
         traceparent=traceparent,
     )
 

@@ -31,7 +31,8 @@ from sluice.router.fleet_service import FleetService
 from sluice.router.http_server import HttpServer
 from sluice.router.inference_service import InferenceService
 from sluice.router.intake import Intake, IntakeLimits
-from sluice.router.observer import Objectives, Observer
+from sluice.router.observer import Observer
+from sluice.router.slo_classes import SloClasses
 from sluice.telemetry import logs, tracing
 from sluice.telemetry.metrics import RouterMetrics
 from sluice.text import tokenizer as tokenizers
@@ -67,7 +68,6 @@ async def serve(config: RouterConfig, *, clock: Clock) -> AsyncIterator[RunningR
     model = _model_name(config)
     observer = Observer(
         RouterMetrics(queue_requests_max=config.admission.queue_requests_max),
-        objectives=Objectives(ttft_s=config.slo.ttft_s, tpot_s=config.slo.tpot_s),
         model=model,
     )
     dispatcher = Dispatcher(
@@ -84,7 +84,7 @@ async def serve(config: RouterConfig, *, clock: Clock) -> AsyncIterator[RunningR
         timeout_s=config.admission.request_timeout_s,
     )
     model = _model_name(config)
-    intake = Intake(tokenizer, fleet, model=model, limits=limits)
+    intake = Intake(tokenizer, fleet, model=model, limits=limits, classes=SloClasses(config.slo))
     http = HttpServer(intake=intake, dispatcher=dispatcher, tokenizer=tokenizer, body_bytes_max=config.body_bytes_max)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(intake.close)

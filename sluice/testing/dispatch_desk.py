@@ -17,7 +17,7 @@ from sluice.policy.placement import PlacementRules
 from sluice.router.dispatcher import Dispatcher, DispatchLimits
 from sluice.router.fleet import Fleet, Member
 from sluice.router.job import Job, Prompt
-from sluice.router.observer import Objectives, Observer
+from sluice.router.observer import Observer
 from sluice.router.output import Delivery
 from sluice.router.request import Request
 from sluice.router.worker_link import WorkerLink
@@ -59,7 +59,7 @@ class Desk:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.clock = ManualClock(100.0)
         self.tokenizer = tokenizer
-        observer = Observer(RouterMetrics(queue_requests_max=4), objectives=Objectives(ttft_s=1, tpot_s=0.1), model="m")
+        observer = Observer(RouterMetrics(queue_requests_max=4), model="m")
         self.dispatcher = Dispatcher(
             router=RouterId("r"),
             tokenizer=tokenizer,

@@ -84,7 +84,10 @@ def test_a_slow_link_keeps_a_request_on_one_worker() -> None:
 
 
 def test_prompts_go_to_the_gpu_that_is_cheap_for_prompts_and_outputs_to_the_other() -> None:
-    ask, fleet = replace(ASK, prompt_tokens=6000, output_tokens_expected=400.0), fleet_of((M, FAST), (M, {}), kv_token_bytes=1)
+    ask, fleet = (
+        replace(ASK, prompt_tokens=6000, output_tokens_expected=400.0),
+        fleet_of((M, FAST), (M, {}), kv_token_bytes=1),
+    )
     thrifty = Joint(Weights(price=1.0)).place(ask, fleet, {}, now_s=0.0)
     assert isinstance(thrifty, Placed)
     assert (thrifty.prefill, thrifty.decode) == (0, 1)

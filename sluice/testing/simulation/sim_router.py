@@ -17,7 +17,7 @@ from sluice.policy.placement import PlacementRules
 from sluice.router.dispatcher import Dispatcher, DispatchLimits
 from sluice.router.fleet import Fleet
 from sluice.router.fleet_service import FleetService
-from sluice.router.observer import Objectives, Observer
+from sluice.router.observer import Observer
 from sluice.telemetry.metrics import RouterMetrics
 from sluice.testing.simulation.network import FLEET, Network
 from sluice.testing.simulation.virtual_loop import Process
@@ -61,7 +61,7 @@ class SimRouter:
             tokenizer=tokenizer(),
             fleet=Fleet(expiry_s=EXPIRY_S),
             limits=limits,
-            observer=Observer(METRICS, objectives=Objectives(ttft_s=1.0, tpot_s=0.1), model="toy"),
+            observer=Observer(METRICS, model="toy"),
             clock=clock,
         )
         network.listen(address, FLEET, process, FleetService(self.dispatcher, router=router, heartbeat_s=HEARTBEAT_S))
