@@ -1,32 +1,32 @@
-"""Writes container image archives, in the form that `docker save` has, without a registry or a daemon.
+"""Writes container image archives in the OCI layout, without a registry or a daemon.
 
-The same folders give the same bytes: owners are root, names are sorted. Files keep their times, since compiled Python
-is only used beside a source of the right time. What the layers contain is not decided here. Next: `sluice_images.py`.
+A layer that the receiver has already need not be in the archive: its digest is enough. Owners are root, names are
+sorted. Files keep their times, since compiled Python is only used beside a source of the right time. What
+the layers contain is not decided here. Next: `sluice_images.py`.
 """
 
 import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 EPOCH = "1970-01-01T00:00:00Z"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Files of one layer: a host path for every path in the image; folders bring what is below them."""
+    """A written layer. `path` is None if the receiver has it already."""
 
-    content: Mapping[str, Path]
-
-    def write(self, target: Path) -> str:
-        """Write the layer's tar; returns its digest."""
-        with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as tar:
-            for inside, path in sorted(self.content.items()):
-                _add(tar, path, PurePosixPath(inside.lstrip("/")))
-        return _digest(target)
+    digest: str
+    size_bytes: int
+    path: Path | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,38 +34,59 @@ class Settings:
     """How the image's process starts."""
 
     entrypoint: tuple[str, ...] = ()
-    command: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     user: str = ""
 
 
-def write_archive(target: Path, *, name: str, layers: Iterable[Path], settings: Settings) -> None:
-    """Put written layers together to one image called `name`."""
-    digests = [(path, _digest(path)) for path in layers]
-    config = json.dumps(
-        {
-            "architecture": "amd64",
-            "os": "linux",
-            "created": EPOCH,
-            "config": {
-                "Entrypoint": list(settings.entrypoint),
-                "Cmd": list(settings.command),
-                "Env": [f"{key}={value}" for key, value in settings.environment.items()],
-                "User": settings.user,
-                "WorkingDir": "/",
-            },
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}" for _, digest in digests]},
-            "history": [{"created": EPOCH} for _ in digests],
-        }
-    ).encode()
-    config_name = f"{hashlib.sha256(config).hexdigest()}.json"
-    files = [f"{digest}/layer.tar" for _, digest in digests]
-    manifest = json.dumps([{"Config": config_name, "RepoTags": [name], "Layers": files}]).encode()
+def write_layer(target: Path, content: Mapping[str, Path]) -> Layer:
+    """Write a layer's tar: a host path for every path in the image; folders bring what is below them."""
+    with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as tar:
+        for inside, path in sorted(content.items()):
+            _add(tar, path, PurePosixPath(inside.lstrip("/")))
+    with target.open("rb") as written:
+        digest = hashlib.file_digest(written, "sha256").hexdigest()
+    return Layer(digest, target.stat().st_size, target)
+
+
+def write_archive(target: Path, *, name: str, layers: Sequence[Layer], settings: Settings) -> None:
+    """Put layers together to one image called `name`."""
+    image = {
+        "architecture": "amd64",
+        "os": "linux",
+        "created": EPOCH,
+        "config": {
+            "Entrypoint": list(settings.entrypoint),
+            "Env": [f"{key}={value}" for key, value in settings.environment.items()],
+            "User": settings.user,
+            "WorkingDir": "/",
+        },
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer.digest}" for layer in layers]},
+        "history": [{"created": EPOCH} for _ in layers],
+    }
     with tarfile.open(target, "w") as tar:
-        _add_bytes(tar, config_name, config)
-        for (path, _), file in zip(digests, files, strict=True):
-            tar.add(path, file)
-        _add_bytes(tar, "manifest.json", manifest)
+        _add_bytes(tar, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
+        for layer in layers:
+            if layer.path is not None:
+                tar.add(layer.path, f"blobs/sha256/{layer.digest}")
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": _add_blob(tar, CONFIG, image),
+            "layers": [_descriptor(LAYER, layer.digest, layer.size_bytes) for layer in layers],
+        }
+        written = {**_add_blob(tar, MANIFEST, manifest), "annotations": {"io.containerd.image.name": name}}
+        _add_bytes(tar, "index.json", json.dumps({"schemaVersion": 2, "manifests": [written]}).encode())
+
+
+def _descriptor(kind: str, digest: str, size_bytes: int) -> dict[str, Any]:
+    return {"mediaType": kind, "digest": f"sha256:{digest}", "size": size_bytes}
+
+
+def _add_blob(tar: tarfile.TarFile, kind: str, document: dict[str, Any]) -> dict[str, Any]:
+    content = json.dumps(document).encode()
+    digest = hashlib.sha256(content).hexdigest()
+    _add_bytes(tar, f"blobs/sha256/{digest}", content)
+    return _descriptor(kind, digest, len(content))
 
 
 def _add(tar: tarfile.TarFile, path: Path, inside: PurePosixPath) -> None:
@@ -88,8 +109,3 @@ def _add_bytes(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size = len(content)
     tar.addfile(info, io.BytesIO(content))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

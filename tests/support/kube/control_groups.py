@@ -39,6 +39,15 @@ def processes_of(node: str) -> list[int]:
     return sorted(found)
 
 
+def processes_of_pod(node: str, uid: str) -> list[int]:
+    """The processes of one pod's containers, without the pause process that holds its network."""
+    found: set[int] = set()
+    for path in (ROOT / "pids" / group_name(node)).rglob("cgroup.procs"):
+        if f"pod{uid}" in path.parts:
+            found.update(int(pid) for pid in path.read_text(encoding="ascii").split())
+    return [pid for pid in sorted(found) if Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() != "pause"]
+
+
 def remove_groups(node: str) -> None:
     """Remove the node's groups, children first. Raises OSError while a process is left in one."""
     for top in ROOT.glob(f"*/{group_name(node)}"):  # runc makes one in version 2's empty hierarchy, too

@@ -4,12 +4,13 @@ Layers that are there already are not written again: a change of Sluice's code c
 start from copies (`node.copy_images`) and never write here.
 """
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from kube import sluice_images
-from kube.archive import Layer, Settings, write_archive
+from kube.archive import Layer, Settings, write_archive, write_layer
 from kube.commands import run
 from kube.container_daemon import PAUSE_IMAGE, image_names, import_image, remove_image, wait_daemon, write_settings
 from kube.places import Places
@@ -67,26 +68,43 @@ def _update(places: Places, images: Images, work: Path, processes: Processes) ->
     present = set(image_names(socket))
     if PAUSE_IMAGE not in present:
         import_image(socket, _pause_archive(work))
-    base = work / "base.layer"
-    sluice_images.base_layer(places, base)
-    source = work / "source.layer"
-    sluice_images.source_layer(work, source)
+    known = _KnownLayers(places.image_store / "layers.json")
+    base = known.get("base") or sluice_images.base_layer(places, work / "base.layer")
+    source = sluice_images.source_layer(work, work / "source.layer")
     for target, name in (("control", images.control), ("worker", images.worker)):
-        packages = work / f"{target}.layer"
-        sluice_images.packages_layer(sluice_images.packages_of(sluice_images.EXTRAS[target]), packages)
+        wanted = sluice_images.packages_of(sluice_images.EXTRAS[target])
+        key = f"{target} {sluice_images.packages_key(wanted)}"
+        packages = known.get(key) or sluice_images.packages_layer(wanted, work / "packages.layer")
         archive = sluice_images.write_image(work, target=target, name=name, layers=(base, packages, source))
-        packages.unlink()
         import_image(socket, archive)
         archive.unlink()
+        known.add("base", base)
+        known.add(key, packages)
     for name in present - {PAUSE_IMAGE, images.control, images.worker}:
         remove_image(socket, name)
+
+
+class _KnownLayers:
+    """Which layers the store has, by what they were made of."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._found: dict[str, list[object]] = json.loads(path.read_text(encoding="ascii")) if path.exists() else {}
+
+    def get(self, key: str) -> Layer | None:
+        found = self._found.get(key)
+        return Layer(str(found[0]), int(str(found[1])), None) if found else None
+
+    def add(self, key: str, layer: Layer) -> None:
+        """The store has this layer now."""
+        self._found[key] = [layer.digest, layer.size_bytes]
+        self._path.write_text(json.dumps(self._found, indent=1), encoding="ascii")
 
 
 def _pause_archive(work: Path) -> Path:
     (work / "pause.c").write_text(PAUSE_SOURCE, encoding="ascii")
     run(["gcc", "-static", "-O2", "-o", work / "pause", work / "pause.c"])
-    layer = work / "pause.layer"
-    Layer({"/pause": work / "pause"}).write(layer)
+    layer = write_layer(work / "pause.layer", {"/pause": work / "pause"})
     archive = work / "pause.tar"
     write_archive(archive, name=PAUSE_IMAGE, layers=[layer], settings=Settings(entrypoint=("/pause",)))
     return archive

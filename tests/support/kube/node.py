@@ -76,6 +76,12 @@ class Node:
         """The node falls silent: its pods run on and nobody hears of them."""
         self._running.stop(f"{self.name}-kubelet", number=signal.SIGKILL)
 
+    def kill_pod(self, uid: str) -> None:
+        """kill -9 every process of one pod's containers but the one that holds its network."""
+        pids = control_groups.processes_of_pod(self.name, uid)
+        assert pids, f"pod {uid} has no process on {self.name}"
+        processes.kill_all(pids)
+
     def stop(self) -> None:
         """Stop the node and everything that ran on it; its namespaces' mounts go with it."""
         for part in ("kubelet", "proxy", "containerd"):

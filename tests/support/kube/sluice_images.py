@@ -9,10 +9,10 @@ import compileall
 import hashlib
 import importlib.metadata
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kube.archive import Layer, Settings, write_archive
+from kube.archive import Layer, Settings, write_archive, write_layer
 from kube.commands import run
 from kube.debian import MIRROR, RELEASE
 from kube.places import Places
@@ -81,7 +81,7 @@ def packages_key(distributions: Iterable[importlib.metadata.Distribution]) -> st
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def base_layer(places: Places, target: Path) -> None:
+def base_layer(places: Places, target: Path) -> Layer:
     """Write the layer of the small Debian with Python, made by debootstrap once."""
     system = places.base_system
     done = system / "etc" / "sluice-base"
@@ -94,10 +94,10 @@ def base_layer(places: Places, target: Path) -> None:
         shutil.rmtree(system / "dev")  # device files; a container brings its own
         (system / "dev").mkdir()
         done.touch()
-    Layer({"/": system}).write(target)
+    return write_layer(target, {"/": system})
 
 
-def packages_layer(distributions: Iterable[importlib.metadata.Distribution], target: Path) -> None:
+def packages_layer(distributions: Iterable[importlib.metadata.Distribution], target: Path) -> Layer:
     """Write the layer of installed packages."""
     content: dict[str, Path] = {}
     for distribution in distributions:
@@ -105,10 +105,10 @@ def packages_layer(distributions: Iterable[importlib.metadata.Distribution], tar
             path = Path(str(distribution.locate_file(file)))
             if ".." not in file.parts and path.is_file():  # compiled files too: they are half of a worker's start
                 content[f"{LIBRARY}/{file}"] = path
-    Layer(content).write(target)
+    return write_layer(target, content)
 
 
-def source_layer(work: Path, target: Path) -> None:
+def source_layer(work: Path, target: Path) -> Layer:
     """Write the layer of this source tree, compiled, and its commands."""
     staged = work / "source"
     for path in source_files():
@@ -123,11 +123,11 @@ def source_layer(work: Path, target: Path) -> None:
         script.chmod(0o755)
         content[f"{COMMANDS}/{name}"] = script
     content["/usr/local/bin/python"] = _link(work / "python", "/usr/bin/python3")
-    content["/opt/sluice/demo_model"] = _link(work / "demo_model", f"{LIBRARY}/sluice/demo_model")
-    Layer(content).write(target)
+    content["/opt/sluice/demo_model"] = _link(work / "demo_model", "lib/sluice/demo_model")
+    return write_layer(target, content)
 
 
-def write_image(work: Path, *, target: str, name: str, layers: Iterable[Path]) -> Path:
+def write_image(work: Path, *, target: str, name: str, layers: Sequence[Layer]) -> Path:
     """Put one image together; returns the archive's path."""
     archive = work / f"{target}.tar"
     settings = Settings(entrypoint=("sluice",), environment=ENVIRONMENT, user=USER)

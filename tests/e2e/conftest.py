@@ -1,0 +1,128 @@
+"""One cluster for all end-to-end tests, with the chart installed and one ModelService that gets disturbed.
+
+`make e2e` runs them on a cluster that this machine starts; with KUBECONFIG set they run on that one, and
+what needs to break nodes or the API server is skipped. Next: `tests/support/kube/site.py`.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from kube import site as sites
+from kube import traffic
+from kube.api import Document
+from kube.site import Site
+from kube.traffic import Report, Traffic
+
+TEST_S_MAX = 600
+STREAMS = 56  # at least 50 in flight at any time, with room for those that have just ended
+STREAM_TOKENS = 500
+WAIT_TOKENS_S = 90.0
+RESULTS = Path("e2e-results.jsonl")
+
+
+class Undisturbed(Protocol):
+    """Traffic around a disruption, checked when the block ends."""
+
+    def __call__(self, name: str, *, resumed_max: int = 0) -> contextlib.AbstractAsyncContextManager[Traffic]: ...
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.timeout(TEST_S_MAX))
+
+
+@pytest.fixture(scope="session")
+def bare_site() -> Iterator[Site]:
+    """A cluster without Sluice."""
+    try:
+        found = sites.find_site()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    try:
+        yield found
+    finally:
+        if found.own is not None:
+            found.own.down()
+
+
+@pytest.fixture(scope="session")
+def site(bare_site: Site) -> Iterator[Site]:
+    """A cluster with the chart installed."""
+    bare_site.install()
+    yield bare_site
+    bare_site.uninstall()
+
+
+@pytest.fixture
+def own_site(site: Site) -> Site:
+    """A cluster that may be broken from outside."""
+    if site.own is None:
+        pytest.skip("breaks nodes or the API server: only on a cluster of its own; unset KUBECONFIG")
+    return site
+
+
+@pytest.fixture(scope="session")
+def demo(site: Site) -> Iterator[Document]:
+    """A ModelService with two workers of either role, one on each node, and two routers."""
+    pool = {
+        "gpuClasses": [],
+        "replicas": {"min": 2, "max": 4},
+        "resources": {"cpu": "100m", "memory": "1Gi"},
+        "engine": {"threads": 1, "kvMemoryMib": 192, "batchSequencesMax": 64},
+    }
+    document: Document = {
+        "apiVersion": "sluice.dev/v1alpha1",
+        "kind": "ModelService",
+        "metadata": {"name": "demo", "namespace": "default"},
+        "spec": {
+            "model": {},
+            "routers": {"replicas": 2, "cpu": "100m"},
+            "pools": {"prefill": pool, "decode": pool},
+            "drain": {"deadlineSeconds": 30},
+        },
+    }
+    site.api.apply(document)
+    yield site.wait_settled("demo")
+    site.api.delete(site.service_path("demo"))
+
+
+@pytest.fixture(scope="session")
+def answers(site: Site, demo: Document) -> list[str]:
+    """What every stream must say, as said when nothing happened."""
+    requests = traffic.bodies("demo", count=STREAMS, tokens=STREAM_TOKENS)
+    return asyncio.run(traffic.undisturbed(site.url("demo"), requests))
+
+
+@pytest.fixture
+def streams(site: Site, demo: Document, answers: list[str]) -> Undisturbed:
+    """Starts streams, lets the block disturb them, and proves that each said what it must, every token once."""
+
+    @contextlib.asynccontextmanager
+    async def running(name: str, *, resumed_max: int = 0) -> AsyncIterator[Traffic]:
+        requests = traffic.bodies("demo", count=STREAMS, tokens=STREAM_TOKENS)
+        running = Traffic(site.url("demo"), requests, answers)
+        running.start()
+        try:
+            await running.wait_in_flight(STREAMS - 6, deadline_s=WAIT_TOKENS_S)
+            yield running
+            report = await running.finish()
+        finally:
+            await running.abandon()
+        record(name, report)
+        assert report.wrong == []
+        assert report.resumed <= resumed_max
+        assert report.completed >= STREAMS
+
+    return running
+
+
+def record(name: str, report: Report) -> None:
+    """Keep the figures for docs/kubernetes.md, and show them."""
+    print(f"\n{name}: {report.line()}")
+    with RESULTS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"disruption": name, "report": report.line()}) + "\n")

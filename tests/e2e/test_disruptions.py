@@ -1,0 +1,121 @@
+"""What happens to clusters, under at least 50 running streams: every stream says what it must, every token once.
+
+A worker that leaves or dies, a node, the operator, the API server: no client notices more than a pause. Only a
+lost router makes its clients ask again, and they get the rest. Next: `conftest.py`.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+from kube.api import Document
+from kube.site import Site
+from kube.traffic import Traffic
+
+Streams = Callable[..., AbstractAsyncContextManager[Traffic]]
+API_AWAY_STREAMS = 60
+
+
+async def test_a_drained_node_loses_no_request(site: Site, demo: Document, streams: Streams) -> None:
+    node = await site.apart(site.busiest_node, "demo")
+    async with streams("kubectl drain", resumed_max=1000):
+        drained = await site.apart(
+            site.run_kubectl, "drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=150s"
+        )
+        assert "drained" in drained
+    await site.apart(site.run_kubectl, "uncordon", node)
+    await site.apart(site.wait_settled, "demo")
+
+
+@pytest.mark.parametrize("pool", ["decode", "prefill"])
+async def test_a_pool_scales_up_and_down_under_load(site: Site, demo: Document, streams: Streams, pool: str) -> None:
+    async with streams(f"scale {pool} 2, 3, 2") as traffic:
+        await site.apart(site.scale, "demo", pool, 3)
+        await site.apart(site.wait_settled, "demo")
+        await traffic.wait_completed(20)
+        await site.apart(site.scale, "demo", pool, 2)
+        await site.apart(site.wait_settled, "demo")
+
+
+async def test_a_rolling_update_loses_no_request(site: Site, demo: Document, streams: Streams) -> None:
+    async with streams("rolling update of all workers"):
+        change = {"spec": {"pools": {name: {"engine": {"stepTokensMax": 384}} for name in ("prefill", "decode")}}}
+        await site.apart(site.api.merge, site.service_path("demo"), change)
+        await site.apart(site.wait_settled, "demo")
+
+
+async def test_a_killed_worker_costs_a_pause(own_site: Site, demo: Document, streams: Streams) -> None:
+    async with streams("kill -9 of a decode worker") as traffic:
+        workers = await own_site.apart(own_site.worker_pods, "demo", pool="decode")
+        await own_site.apart(own_site.kill_container, workers[0])
+        await traffic.wait_completed(20)
+    await own_site.apart(own_site.wait_settled, "demo")
+
+
+async def test_clients_of_a_killed_router_get_the_rest_from_the_other(
+    own_site: Site, demo: Document, streams: Streams
+) -> None:
+    async with streams("kill -9 of a router", resumed_max=1000) as traffic:
+        routers = await own_site.apart(own_site.router_pods, "demo")
+        await own_site.apart(own_site.kill_container, routers[0])
+        await traffic.wait_completed(20)
+    await own_site.apart(own_site.wait_settled, "demo")
+
+
+async def test_a_killed_operator_is_not_missed(own_site: Site, demo: Document, streams: Streams) -> None:
+    async with streams("kill -9 of the operator"):
+        (operator,) = await own_site.apart(own_site.operator_pods)
+        await own_site.apart(own_site.kill_container, operator)
+        await own_site.apart(own_site.scale, "demo", "decode", 3)
+        await own_site.apart(own_site.wait_settled, "demo")
+    await own_site.apart(own_site.scale, "demo", "decode", 2)
+    await own_site.apart(own_site.wait_settled, "demo")
+
+
+async def test_an_api_server_that_is_away_is_not_missed(own_site: Site, demo: Document, streams: Streams) -> None:
+    plane = own_site.own.control_plane
+    async with streams("API server away") as traffic:
+        await own_site.apart(plane.stop_api_server)
+        await traffic.wait_completed(API_AWAY_STREAMS)
+        await own_site.apart(plane.start_api_server)
+        await traffic.wait_completed(20)
+    await own_site.apart(own_site.wait_settled, "demo")
+
+
+async def test_a_silent_node_costs_nothing_but_its_workers(own_site: Site, demo: Document, streams: Streams) -> None:
+    name = await own_site.apart(own_site.busiest_node, "demo")
+    node = own_site.own.node(name)
+    async with streams("node NotReady", resumed_max=1000) as traffic:
+        await own_site.apart(node.stop_kubelet)
+        await own_site.apart(own_site.wait_node, name, is_ready=False)
+        await traffic.wait_completed(40)
+        await own_site.apart(node.start_kubelet)
+        await own_site.apart(own_site.wait_node, name, is_ready=True)
+    await own_site.apart(own_site.wait_settled, "demo")
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "two sources": ({"model": {"pvc": {"claim": "a"}, "hostPath": {"path": "/x"}}}, "keep one of"),
+    "max below min": ({"model": {}, "pools": {"mixed": {"replicas": {"min": 3, "max": 2}}}}, "max below its min"),
+    "nobody decodes": ({"model": {}, "pools": {"prefill": {}}}, "no pool that decodes"),
+    "an unknown GPU class": ({"model": {}, "pools": {"mixed": {"gpuClasses": ["h900"]}}}, "h900"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_spec_is_refused_in_words(site: Site, case: str) -> None:
+    spec, words = BAD[case]
+    document = {
+        "apiVersion": "sluice.dev/v1alpha1",
+        "kind": "ModelService",
+        "metadata": {"name": "bad", "namespace": "default"},
+        "spec": spec,
+    }
+    site.api.apply(document)
+    try:
+        found = site.wait_service("bad", "Accepted", status="False")
+        (condition,) = [one for one in found["status"]["conditions"] if one["type"] == "Accepted"]
+        assert words in condition["message"]
+    finally:
+        site.api.delete(site.service_path("bad"))

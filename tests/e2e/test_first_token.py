@@ -1,0 +1,83 @@
+"""From nothing to the first token: chart, five lines of YAML, the openai client inside the cluster and outside."""
+
+import json
+import time
+
+import openai
+from kube.site import Site
+
+FIRST_TOKEN_S_MAX = 60.0
+FIVE_LINES = """
+apiVersion: sluice.dev/v1alpha1
+kind: ModelService
+metadata: {name: first}
+spec:
+  model: {}
+"""
+ASK = """
+import openai
+client = openai.OpenAI(base_url="http://first:8000/v1", api_key="none")
+question = [{"role": "user", "content": "37+48=?"}]
+print(client.chat.completions.create(model="first", messages=question).choices[0].message.content)
+"""
+
+
+def test_five_lines_of_yaml_serve_a_model_within_a_minute(bare_site: Site) -> None:
+    started_s = time.monotonic()
+    bare_site.install()
+    installed_s = time.monotonic() - started_s
+    bare_site.run_kubectl("apply", "-f", "-", text_in=FIVE_LINES)
+    text = wait_first_token(bare_site)
+    first_token_s = time.monotonic() - started_s
+    print(f"\nchart installed after {installed_s:.1f} s, first token after {first_token_s:.1f} s")
+    assert text
+    assert first_token_s <= FIRST_TOKEN_S_MAX
+
+
+def wait_first_token(site: Site) -> str:
+    """The first token of a stream, as soon as the service gives one."""
+    site.wait_exists("/api/v1/namespaces/default/services/first")
+    client = openai.OpenAI(base_url=f"{site.url('first')}/v1", api_key="none", max_retries=0, timeout=10)
+    end_s = time.monotonic() + FIRST_TOKEN_S_MAX
+    while True:
+        try:
+            stream = client.completions.create(model="first", prompt="37+48=", stream=True)
+            return next(chunk.choices[0].text for chunk in stream if chunk.choices)
+        except openai.APIError:
+            if time.monotonic() > end_s:
+                raise
+            time.sleep(0.2)
+
+
+def test_clients_inside_and_outside_get_the_same_answer(site: Site) -> None:
+    outside = openai.OpenAI(base_url=f"{site.url('first')}/v1", api_key="none")
+    question = [{"role": "user", "content": "37+48=?"}]
+    said = outside.chat.completions.create(model="first", messages=question).choices[0].message.content
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "asker"},
+        "spec": {
+            "restartPolicy": "Never",
+            "containers": [{"name": "asker", "image": site.control_image, "command": ["python", "-c", ASK]}],
+        },
+    }
+    site.run_kubectl("apply", "-f", "-", text_in=json.dumps(pod))
+    site.wait_phase("asker", "Succeeded")
+    assert site.run_kubectl("logs", "asker").strip() == said == "85"
+    site.run_kubectl("delete", "pod", "asker", "--wait=false")
+
+
+def test_kubectl_shows_what_there_is(site: Site) -> None:
+    site.wait_settled("first")
+    line = site.run_kubectl("get", "modelservices", "first", "--no-headers").split()
+    assert line[:3] == ["first", "2/2", "True"]
+
+
+def test_the_operator_asked_for_nothing_it_may_not_have(site: Site) -> None:
+    assert "forbidden" not in site.run_kubectl("-n", "sluice-system", "logs", "deployment/sluice-operator").lower()
+
+
+def test_deleting_the_service_leaves_nothing_behind(site: Site) -> None:
+    site.run_kubectl("delete", "modelservice", "first", "--timeout=60s")
+    site.wait_gone("first")

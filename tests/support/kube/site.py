@@ -1,0 +1,237 @@
+"""Where the end-to-end tests run: this machine's own cluster, or any that KUBECONFIG names; and what they ask of it.
+
+The chart is installed with Helm as a user would. Only an own cluster can be broken from outside
+(kubelets, API server). Next: `tests/e2e/conftest.py`.
+"""
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import helm_python as helm
+from kube import cluster
+from kube.api import Api, ApiError, Document
+from kube.cluster import Cluster, is_node_ready
+from kube.commands import run
+from kube.places import Places, cache_root
+from kube.processes import wait_until
+
+CHART = Path(__file__).parents[3] / "charts" / "sluice"
+RELEASE = "sluice"
+SYSTEM = "sluice-system"
+WAIT_S = 120.0
+HELM_WAIT_S = 120
+SERVICES = "/apis/sluice.dev/v1alpha1"
+OWNED = (
+    "/api/v1/pods",
+    "/api/v1/services",
+    "/api/v1/configmaps",
+    "/api/v1/serviceaccounts",
+    "/apis/apps/v1/deployments",
+    "/apis/apps/v1/replicasets",
+    "/apis/networking.k8s.io/v1/networkpolicies",
+    f"{SERVICES}/workerpools",
+)
+
+
+@dataclass
+class Site:
+    """A cluster to test on."""
+
+    api: Api
+    kubectl: Path
+    control_image: str
+    worker_image: str
+    own: Cluster | None  # None: somebody else's cluster, reached by KUBECONFIG
+
+    def run_kubectl(self, *arguments: str, deadline_s: float = 180.0, text_in: str | None = None) -> str:
+        """kubectl's output. Raises CommandError."""
+        environment = {**os.environ, "KUBECONFIG": str(self.api.kubeconfig)}
+        return run([self.kubectl, *arguments], deadline_s=deadline_s, environment=environment, text_in=text_in)
+
+    def values(self) -> Document:
+        """The chart's values for the images under test."""
+        images = {}
+        for target, image in (("control", self.control_image), ("worker", self.worker_image)):
+            repository, _, tag = image.rpartition(":")
+            images[target] = {"repository": repository, "tag": tag}
+        return {"images": images}
+
+    def helm(self) -> Any:
+        """Helm against this cluster, releases kept in the system namespace; the caller closes it."""
+        return helm.Config(kubeconfig_path=str(self.api.kubeconfig), namespace=SYSTEM)
+
+    def install(self) -> None:
+        """Install the chart if it is not there, and wait until its operator is ready."""
+        config = self.helm()
+        try:
+            if config.list(all_states=True, name_filter=f"^{RELEASE}$"):
+                return
+            config.install(
+                str(CHART),
+                RELEASE,
+                self.values(),
+                namespace=SYSTEM,
+                create_namespace=True,
+                wait="watcher",
+                timeout=HELM_WAIT_S,
+            )
+        finally:
+            config.close()
+
+    def uninstall(self) -> None:
+        config = self.helm()
+        try:
+            config.uninstall(RELEASE, ignore_not_found=True, wait="watcher", timeout=HELM_WAIT_S)
+        finally:
+            config.close()
+
+    def pods(self, selector: str, *, namespace: str = "default") -> list[Document]:
+        """Pods with these labels, the ones that are going included."""
+        return self.api.items(f"/api/v1/namespaces/{namespace}/pods", labelSelector=selector)
+
+    def worker_pods(self, service: str, *, pool: str | None = None) -> list[Document]:
+        """A ModelService's workers that run, of one pool or of all."""
+        selector = f"sluice.dev/service={service},app.kubernetes.io/component=worker"
+        found = self.pods(selector + (f",sluice.dev/pool={pool}" if pool else ""))
+        return [pod for pod in found if pod["status"].get("phase") == "Running" and not is_leaving(pod)]
+
+    def router_pods(self, service: str) -> list[Document]:
+        return self.pods(f"sluice.dev/service={service},app.kubernetes.io/component=router")
+
+    def operator_pods(self) -> list[Document]:
+        return self.pods("app.kubernetes.io/name=sluice-operator", namespace=SYSTEM)
+
+    def busiest_node(self, service: str) -> str:
+        """The node with the most of a service's workers, and none of the operator's pods if it can be chosen."""
+        counts: dict[str, int] = {}
+        for pod in self.worker_pods(service):
+            counts[pod["spec"]["nodeName"]] = counts.get(pod["spec"]["nodeName"], 0) + 1
+        return max(counts, key=lambda name: (counts[name], name))
+
+    def service_path(self, name: str) -> str:
+        return f"{SERVICES}/namespaces/default/modelservices/{name}"
+
+    def scale(self, service: str, pool: str, replicas: int) -> None:
+        """Set a pool's size through its /scale, as an autoscaler does."""
+        path = f"{SERVICES}/namespaces/default/workerpools/{service}-{pool}/scale"
+        self.api.merge(path, {"spec": {"replicas": replicas}})
+
+    def wait_service(self, name: str, condition: str = "Available", *, status: str = "True") -> Document:
+        """A ModelService whose condition says so of its present generation. Raises TimeoutError."""
+        path = self.service_path(name)
+        what = f"ModelService {name}: {condition} is {status}"
+        wait_until(lambda: has_condition(self.api.get(path), condition, status), deadline_s=WAIT_S, what=what)
+        return self.api.get(path)
+
+    def wait_settled(self, name: str) -> Document:
+        """A ModelService with every worker it wants, none leaving, none outdated. Raises TimeoutError."""
+        path = self.service_path(name)
+
+        def is_settled() -> bool:
+            try:
+                found = self.api.get(path)
+            except ApiError:
+                return False
+            pools = found.get("status", {}).get("pools", [])
+            wanted = all(self._is_whole(name, pool) for pool in pools)
+            return has_condition(found, "Available") and bool(pools) and wanted
+
+        wait_until(is_settled, deadline_s=WAIT_S, what=f"ModelService {name} has settled", every_s=0.5)
+        return self.api.get(path)
+
+    def _is_whole(self, service: str, pool: Document) -> bool:
+        wanted = self.api.get(f"{SERVICES}/namespaces/default/workerpools/{service}-{pool['name']}")["spec"]["replicas"]
+        moving = [pool.get(key, 0) for key in ("starting", "draining", "drained", "outdated")]
+        return bool(pool["ready"] == pool["desired"] == wanted) and not any(moving)
+
+    def wait_exists(self, path: str) -> None:
+        wait_until(lambda: self.api.exists(path), deadline_s=WAIT_S, what=f"{path} exists")
+
+    def wait_phase(self, pod: str, phase: str) -> None:
+        path = f"/api/v1/namespaces/default/pods/{pod}"
+        wait_until(
+            lambda: self.api.get(path)["status"].get("phase") == phase, deadline_s=WAIT_S, what=f"pod {pod} {phase}"
+        )
+
+    def wait_node(self, name: str, *, is_ready: bool) -> None:
+        path = f"/api/v1/nodes/{name}"
+        what = f"node {name} {'ready' if is_ready else 'not ready'}"
+        wait_until(lambda: is_node_ready(self.api.get(path)) is is_ready, deadline_s=WAIT_S, what=what)
+
+    def wait_gone(self, service: str) -> None:
+        """Nothing of a ModelService is left. Raises TimeoutError naming what is."""
+        left: list[str] = []
+
+        def is_gone() -> bool:
+            left[:] = self.objects_of(service)
+            return not left
+
+        try:
+            wait_until(is_gone, deadline_s=WAIT_S, what="gone")
+        except TimeoutError as error:
+            raise TimeoutError(f"left of {service}: {', '.join(left)}") from error
+
+    def objects_of(self, service: str) -> list[str]:
+        """Every object that carries a service's label, of every kind that the operator makes."""
+        found: list[str] = []
+        selector = f"sluice.dev/service={service}"
+        for kind in OWNED:
+            prefix, _, plural = kind.rpartition("/")
+            items = self.api.items(f"{prefix}/namespaces/default/{plural}", labelSelector=selector)
+            found += [f"{plural}/{item['metadata']['name']}" for item in items]
+        return found
+
+    def url(self, service: str) -> str:
+        """Where clients on this machine reach a ModelService."""
+        found = self.api.get(f"/api/v1/namespaces/default/services/{service}")
+        return f"http://{found['spec']['clusterIP']}:8000"
+
+    def kill_container(self, pod: Document) -> None:
+        """kill -9 of a pod's main process, from its node: nobody is warned."""
+        assert self.own is not None
+        node = self.own.node(pod["spec"]["nodeName"])
+        node.kill_pod(pod["metadata"]["uid"])
+
+    async def apart(self, call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        """Run a blocking call while streams go on."""
+        return await asyncio.to_thread(call, *arguments, **named)
+
+
+def find_site() -> Site:
+    """The cluster of KUBECONFIG, or one of our own, up. Raises RuntimeError naming what is missing."""
+    named = os.environ.get("KUBECONFIG")
+    if not named:
+        prepared = cluster.prepare(Places(cache_root()))
+        api = prepared.up()
+        return Site(
+            api=api,
+            kubectl=prepared.kubectl,
+            control_image=prepared.images.control,
+            worker_image=prepared.images.worker,
+            own=prepared,
+        )
+    images = [os.environ.get(f"SLUICE_E2E_{target}_IMAGE", "") for target in ("CONTROL", "WORKER")]
+    kubectl = shutil.which("kubectl")
+    if not all(images) or kubectl is None:
+        raise RuntimeError(
+            "KUBECONFIG is set: set SLUICE_E2E_CONTROL_IMAGE and SLUICE_E2E_WORKER_IMAGE to images its nodes can get, "
+            "and install kubectl"
+        )
+    return Site(api=Api(Path(named)), kubectl=Path(kubectl), control_image=images[0], worker_image=images[1], own=None)
+
+
+def has_condition(document: Document, name: str, status: str = "True") -> bool:
+    """Whether a resource's status says so about what its spec says now."""
+    found = document.get("status", {}).get("conditions", [])
+    seen = document.get("status", {}).get("observedGeneration", 0)
+    is_current = seen >= document["metadata"].get("generation", 0)
+    return is_current and any(one["type"] == name and one["status"] == status for one in found)
+
+
+def is_leaving(pod: Document) -> bool:
+    return "deletionTimestamp" in pod["metadata"]
