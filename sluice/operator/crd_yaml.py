@@ -169,7 +169,7 @@ def _structural(node: Mapping[str, Any], shared: Mapping[str, Schema], models: M
         node = _resolved(node, shared)
     plain: Schema = {key: node[key] for key in KEPT if key in node and node[key] is not None}
     plain.update({key: node[key] for key in SIZES if key in node})
-    if plain.get("default") == "":  # Kubernetes 1.20 reads an applied "" as null and refuses it; parsing gives it anyway
+    if plain.get("default") == "":  # Kubernetes 1.20 takes an applied "" for null and refuses it; parsing gives it
         del plain["default"]
     if "const" in node:
         plain["enum"] = [node["const"]]

@@ -87,12 +87,12 @@ def test_ports_name_their_protocol_since_old_servers_merge_by_it(chart: Any) -> 
 
 
 def test_the_settings_file_is_one_the_operator_reads(chart: Any) -> None:
-    values = {"namespaces": ["blue"], "images": {"worker": {"tag": "7"}, "pullSecrets": ["hub"]}}
+    values = {"images": {"worker": {"tag": "7"}, "pullSecrets": ["hub"]}}
     text = one(render(chart, values), "ConfigMap")["data"]["operator.yaml"]
     config = load.parse(yaml.safe_load(text), OperatorConfig, source="the chart")
     assert config.worker_image == "sluice-worker:7"
     assert config.router_image == "sluice-control:0.1.0"
-    assert (config.namespaces, config.image_pull_secrets) == (("blue",), ("hub",))
+    assert config.image_pull_secrets == ("hub",)
     assert config.lease_namespace == "sluice-system"
 
 
@@ -125,6 +125,9 @@ def test_listed_namespaces_replace_the_cluster_wide_grant(chart: Any) -> None:
     assert [role["metadata"]["namespace"] for role in roles] == ["blue", "green"]
     wanted = permissions_yaml.rules(permissions.SERVICE_NAMESPACE_PERMISSIONS)
     assert all(role["rules"] == wanted for role in roles)
+    arguments = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert {"--namespace=blue", "--namespace=green"} <= set(arguments)
+    assert "--all-namespaces" not in arguments
 
 
 def test_definitions_stay_when_the_release_goes_and_can_be_left_out(chart: Any) -> None:
