@@ -11,6 +11,7 @@ the seed. Ends with status 1 if anything is wrong.
 import argparse
 import asyncio
 import contextlib
+import subprocess
 import sys
 import tempfile
 import time
@@ -50,8 +51,9 @@ def plan_for(transport: Transport, model: Path) -> FleetPlan:
     )
 
 
-async def disturbed(fleet: LocalFleet, arguments: argparse.Namespace, seed: int, requests: int) -> list[str]:
+async def disturbed(fleet: LocalFleet, arguments: argparse.Namespace) -> list[str]:
     """The load and the faults together; everything that was wrong."""
+    requests, seed = arguments.requests, arguments.seed
     expected = await chaos_load.references(fleet.urls)
     saboteur = Saboteur(fleet, down_max=2)
     sabotage = asyncio.create_task(saboteur.run(draw(seed, every_s=arguments.every)), name="faults")
@@ -101,14 +103,14 @@ def held_by(row: pb.WorkerRow) -> str:
     return f"{blocks} blocks, {load.leases} leases, {sequences} sequences" if blocks or load.leases or sequences else ""
 
 
-def one_platform(transport: Transport, model: Path, arguments: argparse.Namespace, seed: int) -> list[str]:
+def one_platform(transport: Transport, model: Path, arguments: argparse.Namespace) -> list[str]:
     """Start, disturb, stop; everything that was wrong."""
+    requests, seed = arguments.requests, arguments.seed
     before = set(SHM_DIRECTORY.glob(f"{NAME_PREFIX}*"))
-    requests = -(-arguments.requests // len(arguments.transports))
     print(f"=== {transport}: {requests} requests, seed {seed}", flush=True)
     with LocalFleet(plan_for(transport, model)) as fleet:
         fleet.wait_ready(lambda _: None)
-        wrong = asyncio.run(disturbed(fleet, arguments, seed, requests))
+        wrong = asyncio.run(disturbed(fleet, arguments))
         children = {child.pid for child in fleet.children.values()}
         ours = {
             path for path in SHM_DIRECTORY.glob(f"{NAME_PREFIX}*") if path not in before and is_mapped(path, children)
@@ -123,13 +125,26 @@ def one_platform(transport: Transport, model: Path, arguments: argparse.Namespac
     return wrong + [f"{path} is left" for path in ours if path.exists()]
 
 
+def run_alone(arguments: argparse.Namespace, number: int) -> int:
+    """The exit status of one transport's share, with a seed of its own."""
+    words = {
+        "--requests": -(-arguments.requests // len(arguments.transports)),
+        "--transports": arguments.transports[number],
+        "--seed": arguments.seed + number,
+        "--connections": arguments.connections,
+        "--every": arguments.every,
+    }
+    flat = [str(word) for pair in words.items() for word in pair]
+    return subprocess.run([sys.executable, Path(__file__).parent, *flat], check=False).returncode
+
+
 def is_mapped(path: Path, pids: set[int]) -> bool:
     """Whether one of these processes has mapped the file."""
     return any(path.name in Path(f"/proc/{pid}/maps").read_text() for pid in pids)
 
 
 def main() -> int:
-    """Every transport in turn."""
+    """One transport here; several each in a process of its own, since gRPC ties itself to one event loop."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=2000, help="shared among the transports")
     parser.add_argument("--transports", nargs="+", choices=["shm", "tcp", "nixl"], default=["shm", "tcp", "nixl"])
@@ -137,12 +152,12 @@ def main() -> int:
     parser.add_argument("--connections", type=int, default=12)
     parser.add_argument("--every", type=float, default=1.0, metavar="S", help="mean time between faults")
     arguments = parser.parse_args()
-    wrong: list[str] = []
+    if len(arguments.transports) > 1:
+        return sum(run_alone(arguments, number) != 0 for number in range(len(arguments.transports)))
     with tempfile.TemporaryDirectory() as folder:
         model = make_model_directory(Path(folder) / "model")
         save_random_model(model, family="llama", vocab_size=600)
-        for number, transport in enumerate(arguments.transports):
-            wrong += one_platform(transport, model, arguments, arguments.seed + number)
+        wrong = one_platform(arguments.transports[0], model, arguments)
     for problem in wrong:
         print(f"WRONG: {problem}")
     print(f"{len(wrong)} wrong" if wrong else "nothing lost, repeated, changed or left behind")

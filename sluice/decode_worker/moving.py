@@ -106,7 +106,7 @@ class Moving:
             case SourceEffect.START_PUSHES | SourceEffect.SEND_COMMIT:
                 pass  # what the next state does first
             case SourceEffect.FREEZE:
-                await self._freeze()
+                pass  # done by the look that found little left
             case SourceEffect.UNFREEZE:
                 if not self._is_over:
                     self._around.shell.unfreeze(self.sequence)
@@ -154,19 +154,15 @@ class Moving:
         """Push full blocks round by round while the sequence runs, until little is left."""
         copied = self.outbound.cached_tokens
         while True:
-            if not await self._look():
+            self._rounds += 1
+            try:
+                is_frozen = await self._look(copied=copied)
+            except IllegalTransitionError:
+                if self._is_over:
+                    return SourceEvent.OVER
                 self._is_unstarted = True
                 return self._because("it was preempted, its KV is gone", SourceEvent.PREEMPTED)
-            self._rounds += 1
-            done = precopy.Round(
-                number=self._rounds,
-                computed=self._extent.computed,
-                copied=copied,
-                block_tokens=self._around.geometry.block_tokens,
-                room_tokens=self._room_tokens,
-                rounds_max=self._around.settings.copy_rounds_max,
-            )
-            if precopy.after(done) is precopy.Choice.FREEZE:
+            if is_frozen:
                 return SourceEvent.OVER if self._is_over else SourceEvent.LITTLE_LEFT
             self._progress.wrote_all(end=self._extent.computed)
             copied = self._extent.computed - self._extent.computed % self._around.geometry.block_tokens
@@ -204,30 +200,34 @@ class Moving:
 
     # ---------------------------------------------------------------- the parts of it
 
-    async def _look(self) -> bool:
-        """Learn what KV there is now; False if there is none any more."""
-        try:
-            self._extent = await self._around.shell.ask(lambda engine: engine.kv_of(self.sequence))
-        except IllegalTransitionError:
-            return self._is_over  # over is told by its own event
-        return True
+    async def _look(self, *, copied: int) -> bool:
+        """Learn what KV there is now, and freeze the sequence if little of it is left to copy; whether it is frozen.
 
-    async def _freeze(self) -> None:
-        """Stand still between two steps, with everything the target must know.
-
-        One question: a second one would wait for the next step of the sequences that go on.
+        One question for all: each more would wait for another step of the sequences that go on.
+        Raises IllegalTransitionError if it has no KV any more.
         """
-
-        def hold(engine: Engine) -> tuple[KvExtent, SequenceState, float]:
-            engine.hold(self.sequence)
-            return engine.kv_of(self.sequence), engine.state_of(self.sequence), shell.now_s()
-
         shell = self._around.shell
-        try:
-            self._extent, state, self._frozen_s = await shell.ask(hold)
-            self._state = shell.owned(state)
-        except IllegalTransitionError:
-            self._is_over = True  # it finished in the very step that was to be its last here
+
+        def look(engine: Engine) -> tuple[KvExtent, SequenceState | None, float]:
+            extent = engine.kv_of(self.sequence)
+            done = precopy.Round(
+                number=self._rounds,
+                computed=extent.computed,
+                copied=copied,
+                block_tokens=self._around.geometry.block_tokens,
+                room_tokens=self._room_tokens,
+                rounds_max=self._around.settings.copy_rounds_max,
+            )
+            if precopy.after(done) is precopy.Choice.COPY_AGAIN:
+                return extent, None, 0.0
+            engine.hold(self.sequence)
+            return extent, engine.state_of(self.sequence), shell.now_s()
+
+        self._extent, state, self._frozen_s = await shell.ask(look)
+        if state is None:
+            return False
+        self._state = shell.owned(state)
+        return True
 
     async def _push_until_done(self) -> SourceEvent | None:
         """Push what can go and wait for it; what went wrong, if anything."""

@@ -18,7 +18,7 @@ from sluice.router.records import Record
 from sluice.router.targets import Targets
 from sluice.wire.gen import sluice_pb2 as pb
 
-MOVES_MAX: Final = 8
+MOVES_MAX: Final = 32
 """Migrations away from one worker at a time: more would only share its link."""
 
 RESTART_MARGIN_S: Final = 1.0

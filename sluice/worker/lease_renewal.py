@@ -26,14 +26,18 @@ RENEW_TIMEOUT_S: Final = 5.0
 async def renew_forever(
     own_boot: Callable[[], BootId], open_transfers: Callable[[], Iterable[Outbound]], *, lease_s: float
 ) -> None:
-    """Renew what `open_transfers` lists, until cancelled."""
-    while True:
-        await asyncio.sleep(lease_s / RENEWALS_PER_LEASE)
-        by_peer: dict[BootId, tuple[Peer, list[Outbound]]] = {}
-        for outbound in open_transfers():
-            if (peer := outbound.reserved_at) is not None:
-                by_peer.setdefault(peer.boot, (peer, []))[1].append(outbound)
-        await asyncio.gather(*(_renew(own_boot(), peer, outbounds) for peer, outbounds in by_peer.values()))
+    """Renew what `open_transfers` lists, until cancelled. A peer that does not answer keeps no other one waiting."""
+    asked: dict[BootId, asyncio.Task[None]] = {}
+    async with asyncio.TaskGroup() as group:
+        while True:
+            await asyncio.sleep(lease_s / RENEWALS_PER_LEASE)
+            asked = {boot: task for boot, task in asked.items() if not task.done()}
+            by_peer: dict[BootId, tuple[Peer, list[Outbound]]] = {}
+            for outbound in open_transfers():
+                if (peer := outbound.reserved_at) is not None and peer.boot not in asked:
+                    by_peer.setdefault(peer.boot, (peer, []))[1].append(outbound)
+            for boot, (peer, outbounds) in by_peer.items():
+                asked[boot] = group.create_task(_renew(own_boot(), peer, outbounds), name=f"renew at {peer.worker}")
 
 
 async def _renew(own_boot: BootId, peer: Peer, outbounds: Iterable[Outbound]) -> None:

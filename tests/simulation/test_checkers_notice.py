@@ -17,7 +17,7 @@ from sluice.testing.simulation.virtual_mover import VirtualMover
 from sluice.worker.peers import Peers
 from sluice.worker.shell import Shell
 
-RUNS_MAX = 200
+RUNS_MAX = 500
 
 
 def first_broken(words: str) -> str:
