@@ -83,6 +83,13 @@ def gpu_class(name: str, prices: Mapping[str, float] | None = None) -> GpuClass:
     return gpu
 
 
+def class_of_device(device: str) -> GpuClass | None:
+    """The class of a device as its driver names it ("NVIDIA H100 80GB HBM3"), or None if it is none of ours."""
+    plain = _plain(device)
+    names = [name for name in _BY_PLAIN_NAME if name in plain]
+    return _BY_PLAIN_NAME[max(names, key=len)] if names else None
+
+
 def parse_prices(text: str) -> dict[str, float]:
     """`H100=7.5,L4=0.7` as dollars per hour by class name. Raises ConfigError naming the part that is wrong."""
     prices: dict[str, float] = {}

@@ -2,8 +2,11 @@
 
 import argparse
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
+from sluice.capacity.catalogue import parse_prices
+from sluice.capacity.model_shape import shape_of
+from sluice.cli.gpu_pools import emulated_workers
 from sluice.cli.local_fleet import FleetPlan
 from sluice.cli.model_source import find_model
 from sluice.config.telemetry import TelemetryConfig
@@ -11,6 +14,9 @@ from sluice.config.worker import EngineConfig, TransferConfig
 from sluice.errors import ConfigError
 
 DEMO_MODEL: Final = Path(__file__).resolve().parent.parent / "demo_model"
+DEFAULT_SHAPE: Final = "Llama-3.1-8B"
+EMULATED_BATCH_MAX: Final = 256
+EMULATED_STEP_TOKENS_MAX: Final = 2048
 
 
 def add_fleet_arguments(parser: argparse.ArgumentParser, *, prefill: int, decode: int) -> None:
@@ -25,6 +31,22 @@ def add_fleet_arguments(parser: argparse.ArgumentParser, *, prefill: int, decode
     parser.add_argument("--block-tokens", type=int, default=16, help="KV block size, a multiple of 16 (%(default)s)")
     parser.add_argument("--kv-memory-mib", type=int, default=128, help="KV pool of each worker (%(default)s)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where the engines run")
+    parser.add_argument(
+        "--gpu",
+        action="append",
+        default=[],
+        metavar="CLASS:COUNTS",
+        help="emulated workers instead, for example H100:2p A100x2:4d (p prefill, d decode, m mixed); may be repeated;"
+        " --model then names a shape, Llama-3.1-8B by default",
+    )
+    parser.add_argument("--price", default="", metavar="CLASS=DOLLARS", help="per hour and GPU, joined by commas")
+    parser.add_argument(
+        "--profile",
+        action="append",
+        default=[],
+        metavar="CLASS=PATH",
+        help="measured steps of a class (sluice profile) instead of its roofline; may be repeated",
+    )
     parser.add_argument("--traces", default="", metavar="WHERE", help="a file, or an OTLP endpoint (http://host:4318)")
 
 
@@ -38,6 +60,8 @@ def plan_from(arguments: argparse.Namespace, *, http_port: int, grpc_port: int, 
     for role in ("prefill", "decode", "mixed"):
         if (getattr(arguments, role) or 0) < 0:
             raise ConfigError(f"--{role}: is {getattr(arguments, role)}; use 0 or more")
+    if arguments.gpu:
+        return _emulated_plan(arguments, http_port=http_port, grpc_port=grpc_port, host=host)
     path = find_model(arguments.model)
     is_mixed = arguments.mixed is not None
     return FleetPlan(
@@ -51,11 +75,40 @@ def plan_from(arguments: argparse.Namespace, *, http_port: int, grpc_port: int, 
         http_port=http_port,
         grpc_port=grpc_port,
         engine=EngineConfig(device=arguments.device, block_tokens=block_tokens, kv_memory_mib=arguments.kv_memory_mib),
-        transfer=TransferConfig()
-        if arguments.transport == "auto"
-        else TransferConfig(transports=(arguments.transport,)),
+        transfer=_transfer(arguments.transport),
         telemetry=_telemetry(arguments.traces),
     )
+
+
+def _emulated_plan(arguments: argparse.Namespace, *, http_port: int, grpc_port: int, host: str) -> FleetPlan:
+    """A platform of emulated GPUs; texts are made of the demo model's tokens."""
+    shape = shape_of(DEFAULT_SHAPE if arguments.model == str(DEMO_MODEL) else arguments.model)
+    return FleetPlan(
+        model_path=DEMO_MODEL,
+        model_name=arguments.name or shape.name,
+        routers=arguments.routers,
+        host=host,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        engine=EngineConfig(
+            block_tokens=arguments.block_tokens,
+            batch_sequences_max=EMULATED_BATCH_MAX,
+            step_tokens_max=EMULATED_STEP_TOKENS_MAX,
+        ),
+        transfer=_transfer(arguments.transport),
+        telemetry=_telemetry(arguments.traces),
+        emulate=shape.name,
+        emulated=emulated_workers(
+            arguments.gpu,
+            shape=shape.name,
+            prices=parse_prices(arguments.price),
+            profiles=arguments.profile,
+        ),
+    )
+
+
+def _transfer(transport: Literal["auto", "shm", "tcp", "nixl"]) -> TransferConfig:
+    return TransferConfig() if transport == "auto" else TransferConfig(transports=(transport,))
 
 
 def _name_of(model: str, path: Path) -> str:

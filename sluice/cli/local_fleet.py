@@ -13,25 +13,24 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Final, Self
 
 import grpc
 
 from sluice.cli.child import Child
+from sluice.cli.gpu_pools import WORKERS_MAX, EmulatedWorker, Role
 from sluice.config import load
 from sluice.config.router import RouterConfig
 from sluice.config.telemetry import TelemetryConfig
-from sluice.config.worker import EngineConfig, TransferConfig, WorkerConfig
+from sluice.config.worker import EngineConfig, GpuConfig, TransferConfig, WorkerConfig
 from sluice.errors import ConfigError, NoWorkerError
 from sluice.kv_transfer import memory
 from sluice.wire.gen import sluice_pb2 as pb
 from sluice.wire.gen import sluice_pb2_grpc as rpc
 
-Role = Literal["prefill", "decode", "mixed"]
 START_S_MAX: Final = 300.0
 STOP_GRACE_S: Final = 10.0
 WORKER_GRACE_S: Final = 3.0  # nobody is left to move requests to when all stop at once
-WORKERS_MAX: Final = 64
 RESTARTS_MAX: Final = 3  # of one worker; more means that it cannot run here
 ROUTER: Final = "router"
 PORT_MAX: Final = 65_535
@@ -63,9 +62,17 @@ class FleetPlan:
     engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
     transfer: TransferConfig = dataclasses.field(default_factory=TransferConfig)
     telemetry: TelemetryConfig = dataclasses.field(default_factory=TelemetryConfig)
+    emulate: str = ""  # the shape of a model; then `emulated` are the workers
+    emulated: tuple[EmulatedWorker, ...] = ()
+
+    def gpu_of(self, worker: str) -> GpuConfig:
+        """What a worker is told of its GPU."""
+        return next((each.gpu for each in self.emulated if each.name == worker), GpuConfig())
 
     def roles(self) -> list[tuple[str, Role]]:
         """Every worker's name and role."""
+        if self.emulated:
+            return [(worker.name, worker.role) for worker in self.emulated]
         counts: list[tuple[Role, int]] = [("prefill", self.prefill), ("decode", self.decode), ("mixed", self.mixed)]
         workers = [(f"{role}-{i}", role) for role, count in counts for i in range(count)]
         if not 0 < len(workers) <= WORKERS_MAX:
@@ -144,6 +151,8 @@ class LocalFleet:
             host=self.plan.host,
             kv_port=kv_port,
             stop_grace_s=WORKER_GRACE_S,
+            emulate=self.plan.emulate,
+            gpu=self.plan.gpu_of(worker),
             engine=dataclasses.replace(self.plan.engine, threads=threads),
             transfer=self.plan.transfer,
             telemetry=self._telemetry(worker),

@@ -1,12 +1,14 @@
 """`sluice worker`: one worker process from a settings file. Every worker hosts all stages; its role is a state."""
 
 import argparse
+import importlib
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol, cast
 
 import uvloop
 
 from sluice.cli import worker_process
+from sluice.cli.built_engine import BuiltEngine
 from sluice.config import load
 from sluice.config.worker import WorkerConfig
 from sluice.telemetry import logs, tracing
@@ -42,8 +44,20 @@ def run(arguments: argparse.Namespace) -> int:
         attributes={"sluice.worker": config.worker},
     )
     try:
-        built = worker_process.build_engine(config)
+        built = _builder(config).build_engine(config)
         uvloop.run(worker_process.serve(config, built))
         return 0
     finally:
         tracing.shutdown()
+
+
+class _Builder(Protocol):
+    """What makes a worker's engine."""
+
+    def build_engine(self, config: WorkerConfig) -> BuiltEngine: ...
+
+
+def _builder(config: WorkerConfig) -> _Builder:
+    """Only the chosen one is imported: an emulated worker needs no torch."""
+    name = "emulated_engine" if config.emulate else "model_engine"
+    return cast("_Builder", importlib.import_module(f"sluice.cli.{name}"))

@@ -11,14 +11,13 @@ import logging
 import secrets
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Final
 
 import grpc
-import torch
 
+from sluice.cli.built_engine import BuiltEngine, terms_of
 from sluice.clock import SystemClock
 from sluice.config.worker import WorkerConfig
 from sluice.decode_worker.arrivals import ArrivalTable
@@ -26,15 +25,11 @@ from sluice.decode_worker.migrations import MigrationTable
 from sluice.domain.ids import BootId, WorkerId
 from sluice.domain.load import LinkLoad, WorkerInfo
 from sluice.domain.role import Lifecycle, Role
-from sluice.engine import torch_runner
-from sluice.engine.contract import EngineLimits, ModelFacts
-from sluice.engine.engine import PagedEngine
-from sluice.engine.model_loader import geometry_for, load_model
 from sluice.errors import ConfigError
-from sluice.kv_transfer import memory
 from sluice.kv_transfer.backends import default_names, open_backends
 from sluice.kv_transfer.mover import Mover
-from sluice.kv_transfer.transport import Region, Transport
+from sluice.kv_transfer.paced_transport import PacedTransport
+from sluice.kv_transfer.transport import Transport
 from sluice.prefill_worker.handoffs import HandoffTable
 from sluice.telemetry.metrics import WorkerMetrics
 from sluice.telemetry.metrics_server import start_metrics_server
@@ -51,45 +46,6 @@ log = logging.getLogger(__name__)
 
 STOP_ENGINE_S: Final = 5.0
 DRAIN_LOOK_S: Final = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class BuiltEngine:
-    """An engine, what it runs, and the memory it runs on."""
-
-    engine: PagedEngine
-    facts: ModelFacts
-    region: Region
-    memory: memory.KvMemory | None  # None when the KV pool is on a device
-
-
-def build_engine(config: WorkerConfig) -> BuiltEngine:
-    """Load the model and take the KV memory. Raises ModelLoadError or ConfigError."""
-    settings = config.engine
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    device = None if settings.device == "auto" else settings.device
-    dtype = None if settings.dtype == "auto" else settings.dtype
-    model = load_model(config.model_path, device=device, dtype=dtype, progress=_log_progress)
-    facts = model.facts
-    geometry = geometry_for(
-        facts, block_tokens=settings.block_tokens, memory_bytes=settings.kv_memory_mib * 1024 * 1024
-    )
-    limits = EngineLimits(
-        batch_sequences_max=settings.batch_sequences_max,
-        step_tokens_max=settings.step_tokens_max,
-        sequence_tokens_max=settings.sequence_tokens_max or facts.sequence_tokens_max,
-        waiting_sequences_max=settings.waiting_sequences_max,
-    )
-    if facts.device != "cpu":
-        engine = torch_runner.build_engine(model, geometry=geometry, limits=limits)
-        region = Region(address=engine.kv_address, size_bytes=geometry.region_bytes, device=engine.kv_device, view=None)
-        return BuiltEngine(engine, facts, region, None)
-    names = config.transfer.transports or default_names("cpu")
-    kv_memory = memory.allocate(geometry.region_bytes, shared="shm" in names)
-    region = kv_memory.region()
-    engine = torch_runner.build_engine(model, geometry=geometry, limits=limits, kv_buffer=region.view)
-    return BuiltEngine(engine, facts, region, kv_memory)
 
 
 class WorkerProcess:
@@ -248,7 +204,10 @@ async def serve(config: WorkerConfig, built: BuiltEngine) -> None:
     backends = open_backends(names, boot=boot, host=config.host, advertise_host=host)
     for name, reason in backends.unavailable:
         log.warning("transport %s is not available: %s", name, reason)
-    worker = WorkerProcess(config, built, boot=boot, transports=backends.transports)
+    transports = backends.transports
+    if (link := built.link) is not None:
+        transports = tuple(PacedTransport(transport, link) for transport in transports)
+    worker = WorkerProcess(config, built, boot=boot, transports=transports)
     running = asyncio.create_task(worker.run(stop), name="worker")
     draining = asyncio.create_task(_drain_when(signalled, worker, deadline_s=config.stop_grace_s), name="drain")
     await asyncio.wait([running, draining], return_when=asyncio.FIRST_COMPLETED)
@@ -276,6 +235,12 @@ def describe(config: WorkerConfig, built: BuiltEngine, *, boot: BootId, kv_addre
         sequence_tokens_max=built.engine.limits.sequence_tokens_max,
         batch_sequences_max=built.engine.limits.batch_sequences_max,
         device=built.facts.device,
+        gpu_class=built.standpoint.gpu_class,
+        tensor_parallel=built.standpoint.tensor_parallel,
+        price_per_h=built.standpoint.price_per_h,
+        link_bytes_per_s=built.standpoint.link_bytes_per_s,
+        kv_token_bytes=built.standpoint.kv_token_bytes,
+        step_terms=terms_of(built.standpoint.curve),
     )
 
 
@@ -298,7 +263,3 @@ async def wait_for_end(
     for ended in done:
         if ended is not stopping:
             ended.result()
-
-
-def _log_progress(stage: str, fraction: float) -> None:
-    log.info("%s (%.0f %%)", stage, fraction * 100)

@@ -34,6 +34,16 @@ class TransferConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuConfig:
+    """What this worker is to placement: what no driver tells."""
+
+    gpu_class: str = ""  # as in the catalogue: H100, A100-80G, L4; empty: by the device's name
+    tensor_parallel: int = 1  # GPUs of this replica
+    price_per_h: float = 0.0  # dollars of one GPU; 0: the catalogue's
+    profile: str = ""  # what its steps take: a file of `sluice profile` or a folder of measured operators
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
     """One worker process."""
 
@@ -48,6 +58,8 @@ class WorkerConfig:
     metrics_port: int = 0  # 0: any free port
     stop_grace_s: float = 10.0
     router_grace_s: float = 30.0  # how long requests of a lost router run on, for clients that come back to another one
+    emulate: str = ""  # a model's shape (Llama-3.1-8B): no model is loaded, steps last as on `gpu.gpu_class`
+    gpu: GpuConfig = field(default_factory=GpuConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)

@@ -15,7 +15,9 @@ from typing import Protocol
 
 import openai
 
-from sluice.cli.worker_process import BuiltEngine, WorkerProcess, build_engine
+from sluice.cli.built_engine import BuiltEngine
+from sluice.cli.model_engine import build_engine
+from sluice.cli.worker_process import WorkerProcess
 from sluice.clock import SystemClock
 from sluice.config.router import PlacementConfig, RouterConfig
 from sluice.config.worker import EngineConfig, TransferConfig, WorkerConfig
