@@ -49,8 +49,10 @@ def fabric_columns(reply: pb.GetWorkersReply) -> list[Column]:
     return [
         Column("FROM", [worker for worker, _ in pairs]),
         Column("TO", [link.peer for _, link in pairs]),
+        Column("BOOT", [link.peer_boot for _, link in pairs], spare=2),
         Column("OVER", [link.transport for _, link in pairs]),
         Column("SPEED", [f"{link.gb_per_s:.2f} GB/s" if link.pushes else "-" for _, link in pairs]),
+        Column("PROBED", [probed(link) for _, link in pairs]),
         Column("PUSHES", [str(link.pushes) for _, link in pairs]),
         Column("FAILED", [str(link.failed) for _, link in pairs]),
         Column("MOVED", [f"{link.bytes / 1e6:.2f} MB" for _, link in pairs]),
@@ -64,7 +66,7 @@ def worker_columns(reply: pb.GetWorkersReply) -> list[Column]:
     return [
         Column("WORKER", [row.info.worker for row in rows]),
         Column("ROLE", [row.info.role for row in rows]),
-        Column("STATE", [row.load.lifecycle for row in rows]),
+        Column("STATE", [state(row) for row in rows]),
         Column("RUNNING", [str(row.load.running_sequences) for row in rows]),
         Column("WAITING", [str(row.load.waiting_sequences) for row in rows], spare=1),
         Column("KV FREE", [f"{row.load.free_blocks}/{row.info.blocks}" for row in rows]),
@@ -73,6 +75,20 @@ def worker_columns(reply: pb.GetWorkersReply) -> list[Column]:
         Column("DEVICE", [row.info.device for row in rows], spare=5),
         Column("SEEN", [f"{row.heartbeat_age_s:.1f} s ago" for row in rows], spare=2),
     ]
+
+
+def state(row: pb.WorkerRow) -> str:
+    """Where a worker is in its life, and why it gets no work though it admits some."""
+    unready = "; ".join(row.load.unready)
+    return f"not ready: {unready}" if unready and row.load.lifecycle == "ready" else row.load.lifecycle
+
+
+def probed(link: pb.Link) -> str:
+    """What the last probe of a link found, and when."""
+    if not link.HasField("probe_age_s"):
+        return "not yet"
+    found = link.problem or f"{link.probe_gb_per_s:.2f} GB/s"
+    return f"{found}, {link.probe_age_s:.0f} s ago"
 
 
 def request_columns(reply: pb.GetRequestsReply) -> list[Column]:

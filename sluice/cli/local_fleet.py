@@ -252,7 +252,8 @@ class LocalFleet:
         ready = {worker for worker, _ in self._workers}
         for number in range(len(self.routers)):
             try:
-                ready &= {row.info.worker for row in self.workers(number) if row.load.lifecycle == "ready"}
+                rows = self.workers(number)
+                ready &= {row.info.worker for row in rows if row.load.lifecycle == "ready" and not row.load.unready}
             except grpc.RpcError:
                 return []
         return sorted(ready)

@@ -39,6 +39,7 @@ from sluice.worker.lease_renewal import renew_forever
 from sluice.worker.outbound import Surroundings
 from sluice.worker.peer_service import PeerService
 from sluice.worker.peers import OwnSide, Peers, own_identity
+from sluice.worker.probing import Prober
 from sluice.worker.router_links import RouterLinks
 from sluice.worker.shell import Shell
 
@@ -64,10 +65,16 @@ class WorkerProcess:
         info = describe(config, built, boot=boot, kv_address=f"{advertise_host}:{kv_port}")
         metrics = WorkerMetrics()
         self._shell = Shell(
-            built.engine, info, metrics, SystemClock(), links=self._links, router_grace_s=config.router_grace_s
+            built.engine,
+            info,
+            metrics,
+            SystemClock(),
+            vocabulary=built.facts.vocabulary,
+            links=self._links,
+            router_grace_s=config.router_grace_s,
         )
         identity = own_identity(model_fingerprint=built.facts.fingerprint, geometry=built.engine.geometry)
-        own = OwnSide(worker=info.worker, boot=boot, identity=identity)
+        own = OwnSide(worker=info.worker, boot=boot, identity=identity, canary=self._shell.canary)
         self._peers = Peers(own, self._mover)
         around = Surroundings(
             shell=self._shell,
@@ -90,7 +97,10 @@ class WorkerProcess:
             view=built.region.view,
         )
         built.engine.listen(self._handoffs.on_group)
-        self._shell.attach_stages(handoffs=self._handoffs, migrations=self._migrations, arrivals=self._arrivals)
+        self._prober = Prober(around, self._shell.canary)
+        self._shell.attach_stages(
+            handoffs=self._handoffs, migrations=self._migrations, arrivals=self._arrivals, fabric=self._prober
+        )
         service = PeerService(self._arrivals, lambda: own.hello(self._mover))
         rpc.add_KvPeerServicer_to_server(service, self._server)
 
@@ -106,7 +116,7 @@ class WorkerProcess:
             port=self._config.metrics_port,
             exposition=self._exposition,
             unhealthy=self._unhealthy,
-            unready=lambda: self._shell.standing.unready(routers=self._shell.routers),
+            unready=self._unready,
         )
         standing = self._shell.standing
         standing.info = dataclasses.replace(standing.info, metrics_address=observed.address)
@@ -117,6 +127,7 @@ class WorkerProcess:
             asyncio.create_task(links.run(), name="router-links"),
             asyncio.create_task(self._renew_leases(), name="lease-renewal"),
             asyncio.create_task(self._arrivals.reap_forever(), name="lease-reaper"),
+            asyncio.create_task(self._prober.run(), name="prober"),
         ]
         try:
             await wait_for_end(tasks, self._shell.died, stop)
@@ -142,7 +153,11 @@ class WorkerProcess:
     async def _renew_leases(self) -> None:
         await renew_forever(
             lambda: self._shell.info.boot,
-            lambda: [*self._handoffs.open_transfers(), *self._migrations.open_transfers()],
+            lambda: [
+                *self._handoffs.open_transfers(),
+                *self._migrations.open_transfers(),
+                *self._prober.open_transfers(),
+            ],
             lease_s=self._config.transfer.lease_s,
         )
 
@@ -152,6 +167,7 @@ class WorkerProcess:
             async with asyncio.timeout(self._config.stop_grace_s):
                 await self._handoffs.close()
                 await self._migrations.close()
+                await self._prober.close()
         except TimeoutError:
             log.warning("transfers were still running after %.0f s", self._config.stop_grace_s)
         await self._peers.close()
@@ -162,25 +178,17 @@ class WorkerProcess:
             self._built.memory.close()
 
     def _links(self) -> tuple[LinkLoad, ...]:
-        return tuple(
-            LinkLoad(
-                peer=link.worker,
-                transport=link.transport,
-                pushes=link.pushes_done,
-                failed=link.pushes_failed,
-                moved_bytes=link.bytes_done,
-                gb_per_s=link.gigabytes_per_s,
-                last_error=link.last_error,
-            )
-            for link in self._mover.stats.snapshot()
-        )
+        return self._prober.links(self._mover.stats.snapshot())
+
+    def _unready(self) -> list[str]:
+        return self._shell.standing.unready(routers=len(self._shell.routers), why=self._shell.unready())
 
     def _exposition(self) -> bytes:
         return self._shell.standing.exposition(
             leases=self._arrivals.leases,
-            orphans=len(self._shell.orphans),
+            orphans=len(self._shell.routers.orphans),
             quarantined_bytes=self._mover.quarantined_bytes,
-            routers=self._shell.routers,
+            is_ready=not self._unready(),
         )
 
     def _unhealthy(self) -> list[str]:

@@ -28,7 +28,9 @@ class TransferConfig:
     transports: tuple[Literal["shm", "tcp", "nixl"], ...] = ()  # in order of preference; (): by device
     lease_s: float = 30.0
     copy_rounds_max: int = 8  # of a migration, while the sequence runs; 0: freeze it, then copy all
-    floor_mib_per_s: float = 50.0  # a transfer slower than this is given up
+    floor_gb_per_s: float = 0.005  # a link that a probe finds slower is not used; set what your fabric should do
+    probe_mib: int = 4  # moved by one measurement of a link
+    probe_every_s: float = 30.0  # how often each link is probed
     checksums: Literal["off", "sampled", "always"] = "sampled"
     quarantine_fraction_max: float = 0.1  # of the pool; above it the worker restarts itself
 

@@ -8,7 +8,6 @@ Lives on the event loop. Next: `proof.py`.
 
 import asyncio
 import logging
-import secrets
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar, assert_never
@@ -16,11 +15,12 @@ from typing import Final, TypeVar, assert_never
 from sluice import clock
 from sluice.config.worker import TransferConfig
 from sluice.decode_worker import proof
-from sluice.domain.ids import BootId, Epoch, SequenceId
+from sluice.domain.ids import BlockHash, BootId, Epoch, SequenceId
 from sluice.domain.kv import KvGeometry
 from sluice.domain.sequence import SequenceState
 from sluice.engine.contract import Reservation
 from sluice.errors import ReservationRefusedError, SluiceError, TransferError
+from sluice.kv_transfer import capability
 from sluice.kv_transfer.fingerprint import Incompatible, KvIdentity, compare
 from sluice.kv_transfer.handoff import Receiver, ReceiverEffect, ReceiverEvent, ReceiverState
 from sluice.kv_transfer.lease import LeaseTable
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 K = TypeVar("K")
 V = TypeVar("V")
 Key = tuple[BootId, int]  # the sender's incarnation and its transfer number
-GRANT_BYTES: Final = 16
 REAP_EVERY_S: Final = 0.5
 SENDER_SAYS_DONE: Final = frozenset({ReceiverEvent.COMMITTED, ReceiverEvent.PARKED, ReceiverEvent.SENDER_STOPPED})
 REMEMBERED_MAX: Final = 4096  # senders' geometries, and commits already answered
@@ -55,7 +54,10 @@ class Arrival:
     computed: int = 0  # tokens whose KV is here, once a commit has been believed
     source: KvGeometry
     reservation: Reservation
-    grant: bytes
+    root: BlockHash  # of the tenant it was reserved for
+    secret: bytes
+    grant: bytes  # what whoever writes or commits presents: the secret, bound to the tenant
+    is_canary: bool
     parked: SequenceState | None = None  # a migration's state, until the router grants it
     protocol: Receiver = field(default_factory=Receiver)
     is_committing: bool = False  # its commit is being checked: what else happens waits for the verdict
@@ -147,7 +149,7 @@ class ArrivalTable:
             granted=True,
             blocks=arrival.reservation.blocks,
             cached_tokens=arrival.reservation.cached_tokens,
-            grant=arrival.grant,
+            grant=arrival.secret,
             lease_s=self._lease_s,
         )
 
@@ -165,6 +167,8 @@ class ArrivalTable:
         try:
             state = convert.state_from_wire(request.state)
             await self._check(arrival, state, request)
+            if request.canary:
+                return await self._answer_canary(arrival, state)
             if request.parked:
                 await self._feed(arrival, ReceiverEvent.PARKED)
                 arrival.parked = state
@@ -265,6 +269,7 @@ class ArrivalTable:
             del self._being_held[sequence]
             is_answered.set()
         geometry = self._identity.geometry
+        secret = capability.fresh_secret()
         fresh = reservation.blocks[reservation.cached_tokens // geometry.block_tokens :]
         arrival = Arrival(
             key=key,
@@ -273,7 +278,10 @@ class ArrivalTable:
             room_tokens=tokens,
             source=source,
             reservation=reservation,
-            grant=secrets.token_bytes(GRANT_BYTES),
+            root=BlockHash(request.root),
+            secret=secret,
+            grant=capability.bind(secret, root=BlockHash(request.root)),
+            is_canary=request.canary,
         )
         try:
             self._mover.allow(grant=arrival.grant, ranges=block_ranges(geometry, fresh))
@@ -291,6 +299,10 @@ class ArrivalTable:
             raise ReservationRefusedError("the reservation has already been given up")
         if not self._leases.is_live(arrival.key, now_s=self._now_s()):
             raise ReservationRefusedError("the lease ran out before the commit")
+        if not capability.is_same(request.grant, arrival.grant) or state.root != arrival.root:
+            raise TransferError("the commit's grant is not of this reservation and its tenant")
+        if request.canary != arrival.is_canary:
+            raise TransferError("a canary is reserved and committed as one, a request as a request")
         computed = request.computed
         proof.check_state(state, sequence=arrival.sequence, epoch=arrival.epoch, computed=computed)
         if computed > arrival.room_tokens:
@@ -317,6 +329,17 @@ class ArrivalTable:
             await self._shell.ask(lambda engine: engine.cancel_reservation(state.sequence))
             raise
         remember(self._committed, arrival.key, None)
+
+    async def _answer_canary(self, arrival: Arrival, state: SequenceState) -> pb.CommitReply:
+        """Our engine's next token over a peer's canary; nothing of it stays. Raises SluiceError."""
+        canary = self._shell.canary
+        if canary.tokens and state.tokens[-1] != canary.tokens[0]:
+            raise TransferError(f"canary: token {state.tokens[-1]} there, {canary.tokens[0]} here")
+        await self._feed(arrival, ReceiverEvent.COMMITTED)
+        token = await canary.go_on(state, computed=arrival.computed)
+        self._shell.fabric.heard()
+        remember(self._committed, arrival.key, None)
+        return pb.CommitReply(attached=True, canary_token=token)
 
     async def _feed(self, arrival: Arrival, event: ReceiverEvent) -> None:
         """Apply one event and do what follows from it."""

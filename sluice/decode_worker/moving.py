@@ -22,18 +22,9 @@ from sluice.wire.gen import sluice_pb2 as pb
 from sluice.wire.status import explain
 from sluice.worker.outbound import Outbound, Surroundings, Wanted
 from sluice.worker.push_progress import PushProgress
+from sluice.worker.written import WRITTEN
 
 log = logging.getLogger(__name__)
-
-
-class Written:
-    """The fence of KV that finished steps have written: steps end when the device is done."""
-
-    def wait(self) -> None:
-        """Return at once."""
-
-
-WRITTEN = Written()
 
 
 class Moving:
@@ -140,6 +131,7 @@ class Moving:
             tokens=self._room_tokens,
             # Not over the last token: its KV does not exist, so it must not be found cached.
             unit_hashes=tuple(extend_chain(self._state.root, self._state.tokens[:-1])),
+            root=self._state.root,
         )
         try:
             await self.outbound.reserve(self._target, wanted)

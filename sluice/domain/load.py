@@ -36,12 +36,16 @@ class LinkLoad:
     """What one worker's link to one peer has carried so far."""
 
     peer: WorkerId
+    peer_boot: BootId
     transport: str
     pushes: int = 0
     failed: int = 0
     moved_bytes: int = 0
     gb_per_s: float = 0.0  # 10^9 bytes per second of recent pushes, smoothed
     last_error: str = ""
+    problem: str = ""  # why nothing should be sent this way; empty: it may
+    probe_gb_per_s: float = 0.0
+    probe_age_s: float | None = None  # since the last probe ended; None: there was none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,5 +65,11 @@ class WorkerLoad:
     tokens_total: int = 0
     role: Role | None = None  # None: as it said when it joined
     drain_left_s: float = 0.0  # while draining, until its deadline; 0: it has none
-    links: tuple[LinkLoad, ...] = ()  # to peers it has pushed KV to
+    links: tuple[LinkLoad, ...] = ()  # to peers it pushes KV to, or would
+    unready: tuple[str, ...] = ()  # why nothing new should be sent there, though work is admitted
     steps: tuple[StepSample, ...] = ()  # a few recent ones; a heartbeat may repeat what another has said
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether new work may be sent there."""
+        return self.lifecycle is Lifecycle.READY and not self.unready

@@ -8,7 +8,6 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from sluice.domain.ids import WorkerId
-from sluice.domain.role import Lifecycle
 from sluice.policy.view import WorkerView
 
 
@@ -31,8 +30,10 @@ Filter = Callable[[WorkerView, RequestFacts], str]
 
 
 def is_not_ready(view: WorkerView, _: RequestFacts) -> str:
-    """Only READY workers admit work."""
-    return "" if view.load.lifecycle is Lifecycle.READY else view.load.lifecycle.value
+    """Only READY workers that can do their part get work."""
+    if view.load.is_ready:
+        return ""
+    return "not ready" if view.load.unready else str(view.load.lifecycle.value)
 
 
 def was_tried(view: WorkerView, facts: RequestFacts) -> str:

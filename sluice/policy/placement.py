@@ -92,10 +92,16 @@ def place(
 
 
 def place_decode(
-    facts: RequestFacts, views: Sequence[WorkerView], cached_tokens: Mapping[int, int], *, seed: int
+    facts: RequestFacts,
+    views: Sequence[WorkerView],
+    cached_tokens: Mapping[int, int],
+    *,
+    source: WorkerView | None,
+    seed: int,
 ) -> WorkerView | None:
-    """Another decode worker for a sequence whose first choice refused or failed; None: decode where it is."""
+    """Another decode worker for a sequence that `source` has, if any worker has it; None: decode where it is."""
     fit = [view for view in views if view.info.role is not Role.PREFILL and not why_not(view, facts)]
+    fit = [view for view in fit if source is None or source.can_send_to(view)]
     scored = _Scored(facts=facts, cached_tokens=cached_tokens, seed=seed)
     return pick(scored.decoders(fit), seed=seed).view if fit else None
 
@@ -157,7 +163,10 @@ def _split_or_one(
     facts = scored.facts
     if facts.output_tokens_max == 1:
         return scored.one(prefill, "one token to choose")
-    decoders = scored.decoders(decode)
+    reached = [to for to in decode if any(by.can_send_to(to) for by in prefill)]
+    if not reached:
+        return scored.one(decode, "no link between two is good")
+    decoders = scored.decoders(reached)
     to = pick(decoders, seed=scored.seed)
     uncached = facts.prompt_tokens - min(to.cached_tokens, facts.prompt_tokens)
     if uncached < rules.disaggregate_tokens_min:
@@ -169,7 +178,7 @@ def _split_or_one(
             candidates=tuple(decoders),
             reason=f"{reason}; {_terms(to)} of {len(decoders)}",
         )
-    prefillers = scored.prefillers(prefill)
+    prefillers = scored.prefillers([by for by in prefill if by.can_send_to(to.view)])
     by = pick(prefillers, seed=scored.seed)
     return Decision(
         prefill=by.view,

@@ -6,6 +6,7 @@ and simulators only read. Next: `placement.py`.
 
 from dataclasses import dataclass, field
 
+from sluice.domain.ids import BootId
 from sluice.domain.load import WorkerInfo, WorkerLoad
 
 
@@ -29,6 +30,7 @@ class WorkerView:
     sequences: int = field(init=False)  # waiting or running there, the best estimate
     queued_tokens: int = field(init=False)  # prompt tokens to be computed there before a new request's
     free_blocks: int = field(init=False)  # that a new sequence could get, never negative
+    shunned: frozenset[BootId] = field(init=False)  # peers it cannot send KV to at a useful speed
 
     def __post_init__(self) -> None:
         load = self.load
@@ -36,3 +38,8 @@ class WorkerView:
         object.__setattr__(self, "sequences", max(reported, self.own_sequences))
         object.__setattr__(self, "queued_tokens", load.waiting_prefill_tokens + self.recent_tokens)
         object.__setattr__(self, "free_blocks", max(0, load.free_blocks - self.recent_blocks))
+        object.__setattr__(self, "shunned", frozenset(link.peer_boot for link in load.links if link.problem))
+
+    def can_send_to(self, other: "WorkerView") -> bool:
+        """Whether nothing is known against the link from this worker to another."""
+        return other.info.boot not in self.shunned

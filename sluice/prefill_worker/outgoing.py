@@ -144,6 +144,7 @@ class Outgoing:
             epoch=self.state.epoch,
             tokens=len(self.state.tokens),
             unit_hashes=self.state.unit_hashes,
+            root=self.state.root,
         )
         try:
             await self.outbound.reserve(target, wanted)

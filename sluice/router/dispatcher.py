@@ -27,6 +27,7 @@ from sluice.router.flow_maker import FlowMaker
 from sluice.router.job import Job
 from sluice.router.observer import Observer
 from sluice.router.output import Delivery, TokenLogprobs
+from sluice.router.peering import Peering
 from sluice.router.records import Records
 from sluice.router.request import Request
 from sluice.router.targets import Targets
@@ -80,6 +81,7 @@ class Dispatcher:
         self.targets = Targets(fleet)
         self.claims = Claims(fleet)
         self.evacuations = Evacuations(fleet, self._flows, self.targets)
+        self._peering = Peering(fleet)
         self._idle = asyncio.Event()
         self._idle.set()
         self._queue: AdmissionQueue[Flow] = AdmissionQueue(limits.admission)
@@ -239,6 +241,7 @@ class Dispatcher:
             error = NoWorkerError("no worker had room in time", retry_after_s=max(1.0, self._queue.wait_estimate_s()))
             self._end(flow.request, FinishReason.ERROR, error)
         self.fleet.index.expire(now_s=now_s)
+        self._peering.step()
         self.evacuations.step(now_s=now_s)
         self._pump(now_s)
         self._gauge()

@@ -62,8 +62,8 @@ class Member:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the worker admits work."""
-        return self.load.lifecycle is Lifecycle.READY
+        """Whether the worker admits work and can do its part."""
+        return self.load.is_ready
 
     def hold(self, sequence: SequenceId, *, prefill_tokens: int, context_tokens: int, now_s: float) -> None:
         """A sequence is sent here: `prefill_tokens` to compute, KV of `context_tokens` to keep."""

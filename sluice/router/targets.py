@@ -28,5 +28,6 @@ class Targets:
 
     def _best(self, flow: Flow, views: Sequence[WorkerView]) -> Member | None:
         cached = self._fleet.index.match(flow.prompt.unit_hashes)
-        view = placement.place_decode(flow.facts(), views, cached, seed=flow.sequence)
+        source = None if flow.owner is None else flow.owner.view()
+        view = placement.place_decode(flow.facts(), views, cached, source=source, seed=flow.sequence)
         return None if view is None else self._fleet.at(view.slot)

@@ -188,6 +188,13 @@ WORKER_METRICS: Final = (
     MetricSpec(name="sluice_prefill_tokens", kind=_C, meaning="Prompt tokens computed"),
     MetricSpec(name="sluice_decode_tokens", kind=_C, meaning="Output tokens computed"),
     MetricSpec(name="sluice_sequence_failures", kind=_C, meaning="Sequences the engine failed on their own"),
+    MetricSpec(
+        name="sluice_probes",
+        kind=_C,
+        labels=("result",),
+        meaning="Probes of links to peers: good, slow, failed, or declined by the peer",
+    ),
+    MetricSpec(name="sluice_unusable_links", kind=_G, meaning="Links to peers that are slow or failing: not used"),
     MetricSpec(name="sluice_ready", kind=_G, meaning="1 while the worker admits work, else 0"),
 )
 

@@ -173,6 +173,8 @@ class WorkerMetrics:
         self.running_sequences = make.gauge("sluice_running_sequences")
         self.waiting_sequences = make.gauge("sluice_waiting_sequences")
         self.ready = make.gauge("sluice_ready")
+        self.unusable_links = make.gauge("sluice_unusable_links")
+        self._probes = make.counter("sluice_probes")
 
     def stepped(
         self, *, seconds: float, prefill_tokens: int, decode_sequences: int, preempted: int, failed: int
@@ -209,6 +211,10 @@ class WorkerMetrics:
     def transfer_failed(self, *, transport: str, direction: Direction) -> None:
         """A transfer over `transport` did not complete."""
         self._link(transport, direction).failed.inc()
+
+    def probed(self, result: str) -> None:
+        """A probe of a link has ended."""
+        self._probes.labels(result).inc()
 
     def handed_off(self, *, exposed_s: float) -> None:
         """A decode worker took a sequence over, `exposed_s` after its first token was chosen."""

@@ -197,10 +197,15 @@ def load_to_wire(load: WorkerLoad) -> pb.Heartbeat:
                 bytes=link.moved_bytes,
                 gb_per_s=link.gb_per_s,
                 last_error=link.last_error,
+                peer_boot=link.peer_boot,
+                problem=link.problem,
+                probe_gb_per_s=link.probe_gb_per_s,
+                probe_age_s=link.probe_age_s,
             )
             for link in load.links
         ],
         steps=[pb.StepSample(**sample._asdict()) for sample in load.steps],
+        unready=load.unready,
     )
 
 
@@ -229,6 +234,10 @@ def load_from_wire(message: pb.Heartbeat) -> WorkerLoad:
                 moved_bytes=link.bytes,
                 gb_per_s=link.gb_per_s,
                 last_error=link.last_error,
+                peer_boot=BootId(link.peer_boot),
+                problem=link.problem,
+                probe_gb_per_s=link.probe_gb_per_s,
+                probe_age_s=link.probe_age_s if link.HasField("probe_age_s") else None,
             )
             for link in message.links
         ),
@@ -244,6 +253,7 @@ def load_from_wire(message: pb.Heartbeat) -> WorkerLoad:
             )
             for step in message.steps
         ),
+        unready=tuple(message.unready),
     )
 
 
@@ -287,6 +297,7 @@ def hello_to_wire(
     geometry: KvGeometry,
     region_bytes: int,
     infos: Sequence[tuple[str, bytes]],
+    canary: Sequence[int],
 ) -> pb.PeerHello:
     """What a worker tells a peer it has not met."""
     return pb.PeerHello(
@@ -297,4 +308,5 @@ def hello_to_wire(
         geometry=geometry_to_wire(geometry),
         region_bytes=region_bytes,
         transports=[pb.TransportInfo(name=name, info=info) for name, info in infos],
+        canary=canary,
     )

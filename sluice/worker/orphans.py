@@ -65,6 +65,10 @@ class Orphans:
         if len(self._ended) > ENDED_MAX:
             self._ended.popitem(last=False)
 
+    def losses(self) -> list[Loss]:
+        """Every loss whose grace has not ended."""
+        return list(dict.fromkeys((*self._running.values(), *(loss for _, loss in self._ended.values()))))
+
     def ended(self, sequence: SequenceId) -> Live | None:
         """One that has finished unheard."""
         found = self._ended.get(sequence)

@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import grpc
+
 from sluice.config.worker import TransferConfig
-from sluice.domain.ids import BlockHash, BlockId, Epoch, SequenceId
+from sluice.domain.ids import BlockHash, BlockId, BootId, Epoch, SequenceId
 from sluice.domain.kv import KvGeometry
 from sluice.domain.sequence import SequenceState
 from sluice.engine.contract import Fence
-from sluice.errors import ReservationRefusedError
+from sluice.errors import ReservationRefusedError, TransferError
+from sluice.kv_transfer import capability
 from sluice.kv_transfer.checksum import crc32_of_source
 from sluice.kv_transfer.mover_contract import KvMover
 from sluice.kv_transfer.plan import Span, compile_plan, plan_bytes
@@ -45,6 +48,10 @@ class Surroundings:
     transfers: Iterator[int]
     pushes: Iterator[int]
 
+    def suspect(self, boot: BootId) -> None:
+        """Something that was sent to this peer failed."""
+        self.shell.fabric.suspect(boot)
+
     @property
     def geometry(self) -> KvGeometry:
         """The shape of this worker's pool."""
@@ -59,12 +66,16 @@ class Wanted:
     epoch: Epoch
     tokens: int
     unit_hashes: tuple[BlockHash, ...]
+    root: BlockHash
+    is_canary: bool = False
 
 
 class Outbound:
     """One attempt at one peer. `on_change` hears when a push ends or the lease is lost."""
 
-    def __init__(self, around: Surroundings, *, parent: str, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, around: Surroundings, *, parent: str, on_change: Callable[[], None], reserve_s_max: float = CALL_S_MAX
+    ) -> None:
         self.transfer = next(around.transfers)
         self.reserved_at: Peer | None = None  # who holds blocks for us, as far as we know
         self.is_lease_lost = False
@@ -72,6 +83,7 @@ class Outbound:
         self.cached_tokens = 0
         self._around = around
         self._on_change = on_change
+        self._reserve_s_max = reserve_s_max
         self._landing: Landing
         source = Source(
             worker=around.shell.info.worker,
@@ -92,6 +104,13 @@ class Outbound:
 
         Raises ReservationRefusedError if it says no, other SluiceErrors or RpcError if it cannot be asked.
         """
+        try:
+            await self._reserve(target, wanted)
+        except (TransferError, grpc.RpcError):
+            self._around.suspect(BootId(target.boot))
+            raise
+
+    async def _reserve(self, target: pb.DecodeTarget, wanted: Wanted) -> None:
         peer = await self._around.peers.meet(target)
         self.reserved_at, self.transport = peer, peer.transport
         request = pb.ReserveRequest(
@@ -102,14 +121,16 @@ class Outbound:
             epoch=wanted.epoch,
             tokens=wanted.tokens,
             unit_hashes=convert.hashes_to_wire(wanted.unit_hashes),
+            root=wanted.root,
+            canary=wanted.is_canary,
         )
-        reply = await peer.stub.Reserve(request, timeout=CALL_S_MAX)
+        reply = await peer.stub.Reserve(request, timeout=self._reserve_s_max)
         if not reply.granted:
             self.reserved_at = None
             raise ReservationRefusedError(reply.refusal)
         self.cached_tokens = reply.cached_tokens
         blocks = tuple(BlockId(block) for block in reply.blocks)
-        self._landing = Landing(peer, blocks, reply.cached_tokens, reply.grant)
+        self._landing = Landing(peer, blocks, reply.cached_tokens, capability.bind(reply.grant, root=wanted.root))
 
     def push(self, progress: PushProgress, *, blocks: tuple[BlockId, ...], fence: Fence) -> None:
         """Start pushing whatever `progress` says can go."""
@@ -120,13 +141,22 @@ class Outbound:
     def failed_push(self) -> str:
         """Why a push failed, or "" if none has."""
         failed = self.pushes.collect(self._landing.peer)
-        return "" if failed is None else f"push over {self.transport} failed: {failed.reason}"
+        if failed is None:
+            return ""
+        self._around.suspect(self._landing.peer.boot)
+        return f"push over {self.transport} failed: {failed.reason}"
 
     async def commit(
-        self, state: SequenceState, *, blocks: tuple[BlockId, ...], computed: int, parked: bool
+        self,
+        state: SequenceState,
+        *,
+        blocks: tuple[BlockId, ...],
+        computed: int,
+        parked: bool,
+        is_canary: bool = False,
     ) -> pb.CommitReply:
         """Tell the peer that the KV of the first `computed` tokens is there. Raises RpcError if no answer comes."""
-        proofs, is_checksummed = await self._proofs(blocks, computed=computed)
+        proofs, is_checksummed = await self._proofs(blocks, computed=computed, is_canary=is_canary)
         request = pb.CommitRequest(
             from_boot=self._around.shell.info.boot,
             transfer=self.transfer,
@@ -136,6 +166,8 @@ class Outbound:
             transport=self.transport,
             computed=computed,
             parked=parked,
+            canary=is_canary,
+            grant=self._landing.grant,
         )
         reply: pb.CommitReply = await self._landing.peer.stub.Commit(request, timeout=CALL_S_MAX)
         if reply.attached:
@@ -157,10 +189,12 @@ class Outbound:
         )
         await self._around.peers.bid_farewell(peer, request)
 
-    async def _proofs(self, blocks: tuple[BlockId, ...], *, computed: int) -> tuple[list[pb.GroupProof], bool]:
+    async def _proofs(
+        self, blocks: tuple[BlockId, ...], *, computed: int, is_canary: bool
+    ) -> tuple[list[pb.GroupProof], bool]:
         """Per layer group, how many bytes were sent, and their CRC-32 if this transfer is checked."""
         view, mode = self._around.view, self._around.settings.checksums
-        is_checked = mode == "always" or (mode == "sampled" and self.transfer % CHECKSUM_EVERY == 1)
+        is_checked = is_canary or mode == "always" or (mode == "sampled" and self.transfer % CHECKSUM_EVERY == 1)
         source, target = self._around.geometry, self._landing.peer.geometry
         first = min(self.cached_tokens, computed)
         counts = [

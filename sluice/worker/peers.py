@@ -7,7 +7,7 @@ and concurrent callers share it. Next: `prefill_worker/handoffs.py`.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,7 @@ import grpc
 
 from sluice.domain.ids import BootId, WorkerId
 from sluice.domain.kv import KvGeometry
-from sluice.errors import TransferError
+from sluice.errors import IncompatiblePeerError, TransferError
 from sluice.kv_transfer.fingerprint import KvIdentity, require_compatible
 from sluice.kv_transfer.mover_contract import KvMover
 from sluice.kv_transfer.transport import PeerInfo
@@ -24,6 +24,7 @@ from sluice.wire.gen import sluice_pb2 as pb
 from sluice.wire.gen import sluice_pb2_grpc as rpc
 from sluice.wire.status import describe
 from sluice.wire.version import WIRE_VERSION
+from sluice.worker.canary import Canary
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class OwnSide:
     worker: WorkerId
     boot: BootId
     identity: KvIdentity
+    canary: Canary
 
     def hello(self, mover: KvMover) -> pb.PeerHello:
         """The message peers need before they can push here."""
@@ -63,6 +65,7 @@ class OwnSide:
             geometry=self.identity.geometry,
             region_bytes=self.identity.region_bytes,
             infos=mover.local_infos(),
+            canary=self.canary.tokens,
         )
 
 
@@ -88,7 +91,14 @@ class Peers:
                 await self.forget(next(iter(self._met)))
             meeting = asyncio.create_task(self._meet(target), name=f"meet {target.worker}")
             self._met[boot] = meeting
-        return await asyncio.shield(meeting)
+        try:
+            return await asyncio.shield(meeting)
+        except asyncio.CancelledError:
+            asker = asyncio.current_task()
+            if asker is not None and asker.cancelling():
+                raise
+            # Somebody else's failure ended the meeting we waited for: that is not our own end.
+            raise TransferError(f"worker {target.worker} was given up while it was being met") from None
 
     async def forget(self, boot: BootId) -> None:
         """Drop what is known of an incarnation: it failed, or is gone. The next use meets it anew."""
@@ -146,6 +156,7 @@ class Peers:
                 region_bytes=hello.region_bytes,
             )
             require_compatible(self._own.identity, theirs)
+            check_canary(hello, self._own.canary.tokens)
             info = PeerInfo(
                 worker=WorkerId(hello.worker),
                 boot=BootId(hello.boot),
@@ -174,6 +185,16 @@ def check_incarnation(hello: pb.PeerHello, target: pb.DecodeTarget) -> None:
     """Raise TransferError if somebody else answers at the address."""
     if hello.boot != target.boot:
         raise TransferError(f"worker {target.worker} has restarted; its new incarnation must be placed anew")
+
+
+def check_canary(hello: pb.PeerHello, ours: Sequence[int]) -> None:
+    """Raise IncompatiblePeerError if its engine answers the canary otherwise than ours. Unknown answers pass."""
+    theirs = tuple(hello.canary)
+    if theirs and ours and theirs != tuple(ours):
+        raise IncompatiblePeerError(
+            f"canary: {hello.worker} answers {theirs}, this worker {tuple(ours)} to the same prompt;"
+            " one of the two computes wrongly: replace the one that other workers disagree with, too"
+        )
 
 
 def own_identity(*, model_fingerprint: str, geometry: KvGeometry) -> KvIdentity:

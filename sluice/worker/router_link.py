@@ -33,7 +33,7 @@ class LinkOwner(Protocol):
 
     def registration(self) -> pb.Register: ...
 
-    def heartbeat(self) -> pb.Heartbeat: ...
+    def heartbeat(self, link: "RouterLink") -> pb.Heartbeat: ...
 
     def prefixes(self) -> pb.PrefixUpdate: ...
 
@@ -61,6 +61,7 @@ class RouterLink:
         self._outbox: asyncio.Queue[pb.WorkerMessage] = asyncio.Queue(OUTBOX_MESSAGES_MAX)
         self._call: JoinCall | None = None
         self.is_up = False  # whether a router has welcomed this worker and still listens
+        self.heard = 0  # messages read on the present stream
 
     def send(self, message: pb.WorkerMessage) -> None:
         """Queue a message. A full queue ends the connection: the router is not reading."""
@@ -108,7 +109,8 @@ class RouterLink:
 
     async def _serve(self, call: JoinCall, router: RouterId, *, heartbeat_s: float) -> None:
         log.info("joined router %s at %s", router, self.address)
-        self.send(pb.WorkerMessage(heartbeat=self._owner.heartbeat()))
+        self.heard = 1  # the Welcome
+        self.send(pb.WorkerMessage(heartbeat=self._owner.heartbeat(self)))
         self.send(pb.WorkerMessage(prefix=self._owner.prefixes()))
         self._owner.on_joined(self, router)
         self.is_up = True
@@ -131,16 +133,21 @@ class RouterLink:
 
     async def _write(self, call: JoinCall) -> None:
         while True:
-            await call.write(await self._outbox.get())
+            message = await self._outbox.get()
+            try:
+                await call.write(message)
+            except (asyncio.InvalidStateError, grpc.aio.UsageError):
+                return  # how grpc says that the stream has ended already; the reader hears why
 
     async def _read(self, call: JoinCall) -> None:
         while True:
             message = await call.read()
             if not isinstance(message, pb.RouterMessage):
                 return
+            self.heard += 1
             self._owner.on_message(self, message)
 
     async def _beat(self, heartbeat_s: float) -> None:
         while True:
             await asyncio.sleep(heartbeat_s)
-            self.send(pb.WorkerMessage(heartbeat=self._owner.heartbeat()))
+            self.send(pb.WorkerMessage(heartbeat=self._owner.heartbeat(self)))

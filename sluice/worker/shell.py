@@ -22,13 +22,14 @@ from sluice.errors import NoWorkerError, SluiceError, StaleEpochError, TransferE
 from sluice.telemetry.metrics import WorkerMetrics
 from sluice.wire import convert
 from sluice.wire.gen import sluice_pb2 as pb
+from sluice.worker.canary import Canary
 from sluice.worker.claims import Claims
 from sluice.worker.live import Hearer, Live
-from sluice.worker.orphans import Loss, Orphans
 from sluice.worker.prefill_spans import PrefillSpans
 from sluice.worker.prefix_feed import PrefixFeed
 from sluice.worker.router_link import RouterLink
-from sluice.worker.stages import Arrivals, Handoffs, Migrations
+from sluice.worker.routers import Routers
+from sluice.worker.stages import Arrivals, Fabric, Handoffs, Migrations
 from sluice.worker.standing import Standing
 from sluice.worker.step_loop import IDLE, MakeSteps, StepLoop
 from sluice.worker.step_rows import add_row, failure
@@ -50,12 +51,13 @@ class Shell:
         metrics: WorkerMetrics,
         clock: Clock,
         *,
+        vocabulary: int,
         links: Callable[[], tuple[LinkLoad, ...]] = tuple,
         make_steps: MakeSteps = StepLoop,
         router_grace_s: float = 30.0,
     ) -> None:
-        """`links` tells what the links to other workers have carried; `router_grace_s` is how long orphans live."""
-        self.standing = Standing(info, metrics, clock, links=links, on_change=self._beat)
+        """`vocabulary` is the model's; `links` tells of the links to other workers."""
+        self.standing = Standing(info, metrics, clock, links=links, on_change=self.beat)
         self.geometry = engine.geometry
         self.now_s = clock.now_s
         self._loop = asyncio.get_running_loop()
@@ -63,25 +65,30 @@ class Shell:
         self.steps = make_steps(engine, on_change=self._from_engine_thread, on_death=self._from_dying_thread)
         self._metrics = metrics
         self._live: dict[SequenceId, Live] = {}
-        self.orphans = Orphans()
         self._router_grace_s = router_grace_s
-        self._links: dict[RouterId, RouterLink] = {}
+        self.routers: Routers
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting: dict[SequenceId, Epoch] = {}  # waiting for an older copy to leave
         self._feed = PrefixFeed()
         self._counted_s = -COUNT_BLOCKS_EVERY_S
         self._spans = PrefillSpans(info.worker)
+        self.canary = Canary(
+            self.steps.call, boot=info.boot, model_fingerprint=info.model_fingerprint, vocabulary=vocabulary
+        )
         self._handoffs: Handoffs
         self._migrations: Migrations
         self._arrivals: Arrivals
         self._claims: Claims
+        self.fabric: Fabric
 
-    def attach_stages(self, *, handoffs: Handoffs, migrations: Migrations, arrivals: Arrivals) -> None:
+    def attach_stages(self, *, handoffs: Handoffs, migrations: Migrations, arrivals: Arrivals, fabric: Fabric) -> None:
         """Give the shell its stages; before `open`."""
         self._handoffs = handoffs
         self._migrations = migrations
         self._arrivals = arrivals
-        self._claims = Claims(self._live, self.orphans, stay=migrations.deny)
+        self.fabric = fabric
+        self.routers = Routers(self, self._live, grace_s=self._router_grace_s, stay=migrations.deny)
+        self._claims = Claims(self._live, self.routers.orphans, stay=migrations.deny)
 
     def open(self) -> None:
         """Start the engine's thread and admit work."""
@@ -97,50 +104,28 @@ class Shell:
     def registration(self) -> pb.Register:
         return convert.info_to_wire(self.info)
 
-    def heartbeat(self) -> pb.Heartbeat:
-        return convert.load_to_wire(self.load())
+    def heartbeat(self, link: RouterLink) -> pb.Heartbeat:
+        beat = convert.load_to_wire(self.load())
+        beat.roll.CopyFrom(self.routers.roll(link))
+        return beat
 
     def prefixes(self) -> pb.PrefixUpdate:
         return self._feed.whole()
 
-    @property
-    def routers(self) -> int:
-        """How many routers are connected."""
-        return len(self._links)
-
     def load(self) -> WorkerLoad:
         """How busy this worker is, and whether it admits work."""
-        return self.standing.load(leases=self._arrivals.leases)
+        return self.standing.load(leases=self._arrivals.leases, unready=self.unready())
+
+    def unready(self) -> list[str]:
+        """Why routers should send nothing new here though work is admitted."""
+        return self.fabric.unready(self.info.role)
 
     def on_joined(self, link: RouterLink, router: RouterId) -> None:
-        """If this process was here before, it has placed anew what it lost with its stream."""
-        self._links[router] = link
-        self.orphans.forget_ended_of(router)
-        for sequence in [s for s, live in self._live.items() if live.link is self.orphans and live.router == router]:
-            self._drop(sequence)
+        self.routers.joined(link, router)
 
     def on_lost(self, link: RouterLink, router: RouterId) -> None:
-        """Its sequences go on for a while: their clients may come back to another router.
-
-        Not those that are being handed off: what is computed of them stays cached here.
-        """
-        if self._links.get(router) is link:
-            del self._links[router]
-        lost = {sequence: live for sequence, live in self._live.items() if live.link is link}
-        kept = {s: live for s, live in lost.items() if not live.is_handoff and router not in self._links}
-        for sequence in lost.keys() - kept.keys():
-            self._drop(sequence)
-        for sequence, live in kept.items():
-            self._migrations.deny(sequence, live.epoch)
-        if kept:
-            log.info("router %s is lost; %d sequences go on for %g s", router, len(kept), self._router_grace_s)
-            self._loop.call_later(self._router_grace_s, self._end_grace, self.orphans.take_in(kept.values()))
-
-    def _end_grace(self, loss: Loss) -> None:
-        for sequence in self.orphans.expire(loss):
-            if sequence in self._live:
-                self._drop(sequence)
-        self.note_empty()
+        self.fabric.forget(link)
+        self.routers.lost(link, router)
 
     def on_message(self, link: RouterLink, message: pb.RouterMessage) -> None:
         match message.WhichOneof("body"):
@@ -153,6 +138,8 @@ class Shell:
                     self._handoffs.retarget(sequence, Epoch(message.retarget.epoch), target)
             case "claim" | "adopt":
                 self._claims.on_message(link, message)
+            case "peers":
+                self.fabric.follow(link, message.peers)
             case "cancel":
                 self._cancel(SequenceId(message.cancel.sequence), Epoch(message.cancel.epoch))
             case "migrate":
@@ -183,10 +170,10 @@ class Shell:
         if is_empty:
             self.standing.note_empty()
 
-    def _beat(self) -> None:
+    def beat(self) -> None:
         """Tell every router now, not at the next heartbeat."""
-        for link in self._links.values():
-            link.send(pb.WorkerMessage(heartbeat=self.heartbeat()))
+        for link in self.routers:
+            link.send(pb.WorkerMessage(heartbeat=self.heartbeat(link)))
 
     # ---------------------------------------------------------------- sequences
 
@@ -211,7 +198,7 @@ class Shell:
         del self._starting[sequence]
         if refusal is not None:
             link.send(failure(sequence, epoch, refusal))
-        elif link in self._links.values():
+        elif link in list(self.routers):
             self._start_now(link, start)
 
     def _start_now(self, link: RouterLink, start: pb.Start) -> None:
@@ -236,13 +223,13 @@ class Shell:
         """A newer owner's copy replaces an older one. Raises SluiceError if it may not, or not yet."""
         live = self._live.get(sequence)
         if live is None and not self._handoffs.holds(sequence):
-            self.orphans.leave(sequence)
+            self.routers.orphans.leave(sequence)
         elif live is not None and live.epoch >= epoch:
             raise StaleEpochError(f"the sequence lives here under epoch {live.epoch}")
         elif live is None or live.is_handoff:
             raise NoWorkerError("an earlier copy of the sequence has not left yet; place elsewhere")
         else:
-            self._drop(sequence)
+            self.drop(sequence)
 
     def _on_added(self, sequence: SequenceId, epoch: Epoch, added: "Future[None]") -> None:
         error = added.exception()
@@ -257,7 +244,7 @@ class Shell:
 
     def adopt(self, state: SequenceState) -> bool:
         """A handed-off sequence is about to decode here. False if its router is not connected."""
-        link = self._links.get(state.router)
+        link = self.routers.find(state.router)
         if link is None:
             return False
         self._live[state.sequence] = Live(state, link, state.router, state.epoch, is_handoff=False)
@@ -299,7 +286,7 @@ class Shell:
             del self._starting[sequence]
         live = self._live.get(sequence)
         if live is not None and live.epoch <= epoch:
-            self._drop(sequence)
+            self.drop(sequence)
         elif self._arrivals.leases:
             self._spawn(self._arrivals.cancel(sequence, epoch), name=f"cancel {sequence}")
 
@@ -315,9 +302,10 @@ class Shell:
         self._tasks.add(task := self._loop.create_task(work, name=name))
         task.add_done_callback(self._tasks.discard)
 
-    def _drop(self, sequence: SequenceId) -> None:
+    def drop(self, sequence: SequenceId) -> None:
+        """Forget a sequence that lives here; its blocks are free when nothing reads them any more."""
         live = self._live.pop(sequence)
-        self.orphans.leave(sequence)
+        self.routers.orphans.leave(sequence)
         self._migrations.on_ended(sequence)
         self._spans.end(sequence, error="cancelled")
         if not (live.is_handoff and self._handoffs.cancel(sequence)):
@@ -360,6 +348,7 @@ class Shell:
         for sequence in report.held:
             self._handoffs.on_held(sequence)
         for sequence, why in report.failed:
+            self.canary.fail(sequence, why)
             if (live := self._live.pop(sequence, None)) is not None:
                 self._handoffs.on_ended(sequence)
                 self._migrations.on_ended(sequence)
@@ -367,7 +356,7 @@ class Shell:
                 live.link.send(failure(sequence, live.epoch, SluiceError(why)))
         update = self._feed.apply(change)
         if update is not None:
-            for link in self._links.values():
+            for link in self.routers:
                 link.send(pb.WorkerMessage(prefix=update))
         self.note_empty()
         if report is IDLE:
@@ -385,13 +374,14 @@ class Shell:
         for out in tokens:
             live = self._live.get(out.sequence)
             if live is None or live.state.epoch != out.epoch:
+                self.canary.hear(out)
                 continue
             live.output.append(out.token)
             add_row(messages.setdefault(live.link, pb.StepTokens()), out, epoch=live.epoch)
             self._spans.end(out.sequence)
             if out.finish is not None:
                 del self._live[out.sequence]
-                self.orphans.end(live, out.finish)
+                self.routers.orphans.end(live, out.finish)
                 self._migrations.on_ended(out.sequence)
                 if live.is_handoff:
                     self._handoffs.on_ended(out.sequence)

@@ -7,10 +7,12 @@ and its role only says what routers send it. Next: `shell.py`.
 from collections.abc import Sequence
 from typing import Protocol
 
-from sluice.domain.ids import Epoch, SequenceId
+from sluice.domain.ids import BootId, Epoch, SequenceId
+from sluice.domain.role import Role
 from sluice.domain.sequence import SequenceState
 from sluice.engine.contract import Fence, KvSpan
 from sluice.wire.gen import sluice_pb2 as pb
+from sluice.worker.live import Hearer
 
 
 class Handoffs(Protocol):
@@ -68,6 +70,30 @@ class Migrations(Protocol):
 
     def deny(self, sequence: SequenceId, epoch: Epoch) -> None:
         """The router will not grant: the sequence goes on here."""
+        ...
+
+
+class Fabric(Protocol):
+    """What is known of the links to other workers. Every method returns at once."""
+
+    def follow(self, link: Hearer, peers: pb.Peers) -> None:
+        """The router at the end of `link` names the peers of this worker."""
+        ...
+
+    def forget(self, link: Hearer) -> None:
+        """That router is lost, and what it named with it."""
+        ...
+
+    def suspect(self, boot: BootId) -> None:
+        """Something sent to this peer failed: look at the link soon."""
+        ...
+
+    def heard(self) -> None:
+        """A peer's probe has ended well here."""
+        ...
+
+    def unready(self, role: Role) -> list[str]:
+        """Why this worker cannot do the part of its role; empty if it can."""
         ...
 
 

@@ -6,7 +6,7 @@ Lives on the event loop. Decides nothing about sequences. Next: `lifecycle.py` f
 `shell.py`, which feeds this.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sluice.clock import Clock
@@ -86,7 +86,7 @@ class Standing:
         self._load = load
         self._blocks = blocks or self._blocks
 
-    def load(self, *, leases: int) -> WorkerLoad:
+    def load(self, *, leases: int, unready: Sequence[str]) -> WorkerLoad:
         """The latest load, with what the engine cannot know filled in."""
         left_s = 0.0
         if self._life.state is Lifecycle.DRAINING and self._drain_ends_s is not None:
@@ -98,14 +98,15 @@ class Standing:
             role=self.info.role,
             drain_left_s=left_s,
             links=self._links(),
+            unready=tuple(unready),
         )
 
-    def unready(self, *, routers: int) -> list[str]:
-        """Why routers should not send work here; empty when they may."""
-        reasons = [] if self.admits_work else [f"worker is {self.lifecycle.value}"]
+    def unready(self, *, routers: int, why: Sequence[str]) -> list[str]:
+        """Why routers should not send work here, `why` included; empty when they may."""
+        reasons = [*([] if self.admits_work else [f"worker is {self.lifecycle.value}"]), *why]
         return reasons if routers else [*reasons, "no router is connected"]
 
-    def exposition(self, *, leases: int, orphans: int, quarantined_bytes: int, routers: int) -> bytes:
+    def exposition(self, *, leases: int, orphans: int, quarantined_bytes: int, is_ready: bool) -> bytes:
         """The worker's metrics in Prometheus' format, gauges as of now."""
         metrics = self.metrics
         if (blocks := self._blocks) is not None:
@@ -122,5 +123,5 @@ class Standing:
         metrics.quarantined_bytes.set(quarantined_bytes)
         metrics.running_sequences.set(self._load.running_sequences)
         metrics.waiting_sequences.set(self._load.waiting_sequences)
-        metrics.ready.set(0 if self.unready(routers=routers) else 1)
+        metrics.ready.set(int(is_ready))
         return metrics.exposition()

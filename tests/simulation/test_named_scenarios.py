@@ -214,16 +214,26 @@ def test_13_router_crash_with_streams_in_flight(returns: int) -> None:
 
 
 def test_12_workers_whose_layouts_do_not_fit_refuse_each_other() -> None:
-    """Blocks of 32 and 48 tokens: the handshake says so, and the request is decoded where it was prefilled."""
+    """Blocks of 32 and 48 tokens: the handshake says so, the worker nobody can reach is not ready, the others serve."""
 
     async def script(world: World) -> None:
-        world.ask(scenario.request(world))
+        for number in range(4):
+            world.ask(scenario.request(world, f"c{number}"))
+        (router,) = world.routers.values()
+        beats = {member.name: member.load for member in router.dispatcher.fleet}
+        assert beats["odd"].unready == ("no prefill worker has reached this worker (p0)",)
+        problems = {link.peer: link.problem for link in beats["p0"].links}
+        assert "block" in problems["odd"]
+        assert not problems["d0"]
 
     workers = (
         WorkerPlan(name="p0", role=Role.PREFILL, block_tokens=32),
-        WorkerPlan(name="d0", role=Role.DECODE, block_tokens=48),
+        WorkerPlan(name="odd", role=Role.DECODE, block_tokens=48),
+        WorkerPlan(name="d0", role=Role.DECODE, block_tokens=32),
     )
-    assert scenario.whole(scenario.play(script, workers=workers))
+    world = scenario.play(script, workers=workers, never_ready=frozenset({"odd"}))
+    assert scenario.whole(world)
+    assert {row.decode_worker for row in records(world)} == {"d0"}
 
 
 def test_12_workers_with_blocks_of_other_sizes_exchange_kv() -> None:

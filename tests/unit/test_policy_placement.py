@@ -128,11 +128,11 @@ def test_what_was_just_placed_counts_before_any_heartbeat() -> None:
 
 def test_a_refused_handoff_finds_another_decode_worker_or_none() -> None:
     views = [worker(0, P), worker(1, D), worker(2, D)]
-    other = place_decode(replace(LONG, excluded={WorkerId("decode-1")}), views, {}, seed=0)
+    other = place_decode(replace(LONG, excluded={WorkerId("decode-1")}), views, {}, source=None, seed=0)
     assert other is not None
     assert other.slot == 2
     tried = {WorkerId("decode-1"), WorkerId("decode-2")}
-    assert place_decode(replace(LONG, excluded=tried), views, {}, seed=0) is None
+    assert place_decode(replace(LONG, excluded=tried), views, {}, source=None, seed=0) is None
 
 
 def test_every_decision_names_all_candidates_and_its_terms() -> None:

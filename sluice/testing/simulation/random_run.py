@@ -9,14 +9,13 @@ import random
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from sluice.config.worker import TransferConfig
 from sluice.domain.role import Role
 from sluice.domain.sampling import SamplingParams
 from sluice.engine.contract import EngineLimits
 from sluice.router.output import Delivery
 from sluice.testing.simulation import faults, toy_model, weather
 from sluice.testing.simulation.clients import Client
-from sluice.testing.simulation.sim_worker import WorkerPlan
+from sluice.testing.simulation.sim_worker import WorkerPlan, simulated
 from sluice.testing.simulation.world import Setting, World
 
 CALM_S_MAX: Final = 150.0
@@ -76,7 +75,7 @@ def _plan(
         blocks=blocks,
         block_tokens=block_tokens,
         limits=EngineLimits(batch_sequences_max=batch, step_tokens_max=budget, sequence_tokens_max=longest),
-        transfer=TransferConfig(lease_s=rng.choice([2.0, 6.0]), checksums=checksums),
+        transfer=simulated(lease_s=rng.choice([2.0, 6.0]), checksums=checksums),
     )
 
 

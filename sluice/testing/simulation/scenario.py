@@ -31,9 +31,18 @@ def split(*, prefill: int = 1, decode: int = 2, blocks: int = 64) -> tuple[Worke
 
 
 def play(
-    script: Script, *, workers: tuple[WorkerPlan, ...], weather: Weather = CALM, routers: int = 1, seed: int = 1
+    script: Script,
+    *,
+    workers: tuple[WorkerPlan, ...],
+    weather: Weather = CALM,
+    routers: int = 1,
+    seed: int = 1,
+    never_ready: frozenset[str] = frozenset(),
 ) -> World:
-    """Run `script`, then let everything come to rest. Raises AssertionError with the history if a law is broken."""
+    """Run `script`, then let everything come to rest. Raises AssertionError with the history if a law is broken.
+
+    It begins when all workers but `never_ready` are ready.
+    """
 
     async def whole(world: World) -> None:
         await script(world)
@@ -41,7 +50,7 @@ def play(
             world.calm_down()
             await world.wait_quiet(within_s=CALM_S_MAX)
 
-    world = World(Setting(seed=seed, workers=workers, routers=routers, weather=weather))
+    world = World(Setting(seed=seed, workers=workers, routers=routers, weather=weather, never_ready=never_ready))
     world.run(whole)
     assert not world.checkers.broken, "\n".join([*world.log_lines, *world.checkers.broken])
     return world

@@ -8,14 +8,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from sluice.clock import Clock
 from sluice.config.worker import TransferConfig
 from sluice.decode_worker.arrivals import ArrivalTable
 from sluice.decode_worker.migrations import MigrationTable
 from sluice.domain.ids import BootId, WorkerId
-from sluice.domain.load import WorkerInfo
+from sluice.domain.load import LinkLoad, WorkerInfo
 from sluice.domain.role import Role
 from sluice.engine.contract import Engine, EngineLimits, StepReport
 from sluice.engine.engine import PagedEngine
@@ -33,11 +33,17 @@ from sluice.worker.lease_renewal import renew_forever
 from sluice.worker.outbound import Surroundings
 from sluice.worker.peer_service import PeerService
 from sluice.worker.peers import OwnSide, Peers, own_identity
+from sluice.worker.probing import Prober
 from sluice.worker.router_link import RouterLink
 from sluice.worker.shell import Shell
 
 FINGERPRINT: Final = "toy"
 METRICS: Final = WorkerMetrics()  # one for all: nobody reads them here
+
+
+def simulated(*, lease_s: float, checksums: Literal["always", "off"] = "always") -> TransferConfig:
+    """Settings for links whose speed is the weather's: probed with as little as can be, and never called slow."""
+    return TransferConfig(lease_s=lease_s, checksums=checksums, floor_gb_per_s=0.0, probe_mib=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +57,7 @@ class WorkerPlan:
     limits: EngineLimits = field(
         default_factory=lambda: EngineLimits(batch_sequences_max=8, step_tokens_max=64, sequence_tokens_max=256)
     )
-    transfer: TransferConfig = field(default_factory=lambda: TransferConfig(lease_s=6.0, checksums="always"))
+    transfer: TransferConfig = field(default_factory=lambda: simulated(lease_s=6.0))
 
 
 class Watcher(Protocol):
@@ -99,10 +105,10 @@ class SimWorker:
         self._clock = clock
         self.shell = Shell(
             self.engine, self._info(), METRICS, clock,
-            make_steps=self._steps,
+            vocabulary=toy_model.VOCABULARY, make_steps=self._steps, links=self._links,
         )  # fmt: skip
         identity = own_identity(model_fingerprint=FINGERPRINT, geometry=geometry)
-        own = OwnSide(worker=WorkerId(plan.name), boot=boot, identity=identity)
+        own = OwnSide(worker=WorkerId(plan.name), boot=boot, identity=identity, canary=self.shell.canary)
         self.peers = Peers(own, self.mover, connect=connector(network, process))
         surroundings = Surroundings(
             shell=self.shell,
@@ -125,7 +131,10 @@ class SimWorker:
             view=view,
         )
         self.engine.listen(self.handoffs.on_group)
-        self.shell.attach_stages(handoffs=self.handoffs, migrations=self.migrations, arrivals=self.arrivals)
+        self.prober = Prober(surroundings, self.shell.canary)
+        self.shell.attach_stages(
+            handoffs=self.handoffs, migrations=self.migrations, arrivals=self.arrivals, fabric=self.prober
+        )
         service = PeerService(self.arrivals, lambda: own.hello(self.mover))
         network.listen(plan.name, PEER, process, service)
 
@@ -138,6 +147,7 @@ class SimWorker:
               for address in self._around.routers),
             asyncio.create_task(self._renew(), name="lease-renewal"),
             asyncio.create_task(self.arrivals.reap_forever(), name="lease-reaper"),
+            asyncio.create_task(self.prober.run(), name="prober"),
         ]  # fmt: skip
         waited: list[asyncio.Future[None]] = [*tasks, self.shell.died]
         done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
@@ -168,10 +178,17 @@ class SimWorker:
         }
         return [f"{self.process.name}: {number} {what}" for what, number in found.items() if number]
 
+    def _links(self) -> tuple[LinkLoad, ...]:
+        return self.prober.links(self.mover.stats.snapshot())
+
     async def _renew(self) -> None:
         await renew_forever(
             lambda: self.boot,
-            lambda: [*self.handoffs.open_transfers(), *self.migrations.open_transfers()],
+            lambda: [
+                *self.handoffs.open_transfers(),
+                *self.migrations.open_transfers(),
+                *self.prober.open_transfers(),
+            ],
             lease_s=self.plan.transfer.lease_s,
         )
 

@@ -16,6 +16,7 @@ from sluice.errors import TransferError
 from sluice.kv_transfer.byte_copy import copy_ranges, is_inside
 from sluice.kv_transfer.deadline import FLOOR_S
 from sluice.kv_transfer.grants import GrantTable
+from sluice.kv_transfer.link_stats import LinkStats
 from sluice.kv_transfer.mover_commands import Fence
 from sluice.kv_transfer.quarantine import Quarantine
 from sluice.kv_transfer.transport import Descriptors, PeerInfo, Push, PushResult, PushState
@@ -59,6 +60,7 @@ class VirtualMover:
 
     def __post_init__(self) -> None:
         self.quarantine = Quarantine(region_bytes=len(self.memory))
+        self.stats = LinkStats()
         self.movers[self.boot] = self
 
     @property
@@ -136,6 +138,7 @@ class VirtualMover:
             answer.set_exception(TransferError(f"{peer.worker} ({peer.boot}) does not answer"))
             return
         self._connected.add(peer.boot)
+        self.stats.connected(worker=peer.worker, boot=peer.boot, transport=NAME)
         answer.set_result(NAME)
 
     def _land(self, flight: Flight, target: "VirtualMover", is_whole: bool) -> None:  # noqa: FBT001 - called by the loop

@@ -55,6 +55,7 @@ class Setting:
     weather: Weather = CALM
     split_tokens_min: int = 2
     restart_s: float = 1.0  # how long a dead process takes to come back
+    never_ready: frozenset[str] = frozenset()  # workers that cannot do their part, by name
 
 
 class World:
@@ -68,7 +69,7 @@ class World:
         self.loop.set_exception_handler(lambda _, context: self.checkers.fail(f"callback: {context}"))
         self.checkers = Checkers()
         self.log_lines: list[str] = []
-        self.network = Network(self.loop, self.rng, setting.weather, self.log)
+        self.network = Network(self.loop, self.rng, self._quiet(), self.log)  # platforms start on quiet days
         self.workers: dict[str, SimWorker] = {}
         self.routers: dict[str, SimRouter] = {}
         self.clients: list[Client] = []
@@ -113,6 +114,7 @@ class World:
             self.start_worker(name)
         try:
             if await self.wait_until(self._is_up, within_s=START_S_MAX):
+                self.network.weather = self.setting.weather
                 await script(self)
             else:
                 self.checkers.fail(f"the platform is not up after {START_S_MAX} s")
@@ -149,8 +151,9 @@ class World:
             self.checkers.fail(f"task {task.get_name()} raised {error!r} at {where.name}, line {where.lineno}")
 
     def _is_up(self) -> bool:
+        names = self._plans.keys() - self.setting.never_ready
         return len(self.routers) == len(self._addresses) and all(
-            sum(member.is_ready for member in router.dispatcher.fleet) == len(self._plans)
+            {member.name for member in router.dispatcher.fleet if member.is_ready} == names
             for router in self.routers.values()
         )
 
@@ -225,13 +228,17 @@ class World:
     def calm_down(self) -> None:
         """No more trouble: paths heal, the weather clears, everyone runs and admits work."""
         self.log("calm")
-        self.network.weather = replace(CALM, is_one_sided=self.setting.weather.is_one_sided)
+        self.network.weather = self._quiet()
         self.network.heal()
         for process in self._processes:
             if process.is_paused:
                 process.unpause()
         for name in self.workers:
             self.resume_worker(name)
+
+    def _quiet(self) -> Weather:
+        """No trouble at all; what transports are made of stays."""
+        return replace(CALM, is_one_sided=self.setting.weather.is_one_sided)
 
     def resume_worker(self, name: str) -> None:
         """A drained worker admits work again."""
