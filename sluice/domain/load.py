@@ -73,3 +73,8 @@ class WorkerLoad:
     def is_ready(self) -> bool:
         """Whether new work may be sent there."""
         return self.lifecycle is Lifecycle.READY and not self.unready
+
+    @property
+    def why_not_ready(self) -> str:
+        """In words, for a worker that is not."""
+        return str(self.lifecycle.value) if self.lifecycle is not Lifecycle.READY else "; ".join(self.unready)

@@ -100,7 +100,8 @@ class Dispatcher:
         """Why no request would be accepted now; empty when one would."""
         if self._is_stopping:
             return ("the router is stopping",)
-        return () if self.fleet.is_serving else ("no worker is ready",)
+        why = self.fleet.why_not_serving()
+        return (why,) if why else ()
 
     def stop_admitting(self) -> None:
         """What runs may end; nothing new begins."""

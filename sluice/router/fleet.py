@@ -21,6 +21,7 @@ from sluice.wire.gen import sluice_pb2 as pb
 
 WORKERS_MAX: Final = 4096
 CANCELLED_MAX: Final = 4096
+NAMED_MAX: Final = 3
 HEARTBEAT_GRACE_S: Final = 0.1
 """What was sent this shortly before a heartbeat may not be in it."""
 
@@ -148,10 +149,13 @@ class Fleet:
         """The model fingerprint every connected worker shares; None while there is no worker."""
         return next((member.info.model_fingerprint for member in self), None)
 
-    @property
-    def is_serving(self) -> bool:
-        """Whether any worker admits work."""
-        return any(member.is_ready for member in self)
+    def why_not_serving(self) -> str:
+        """Why no worker admits work; empty when one does."""
+        if any(member.is_ready for member in self):
+            return ""
+        whys = [f"{member.name}: {member.load.why_not_ready}" for member in self]
+        more = f" and {len(whys) - NAMED_MAX} more" if len(whys) > NAMED_MAX else ""
+        return f"no worker is ready ({'; '.join(whys[:NAMED_MAX]) or 'none is connected'}{more})"
 
     @property
     def sequence_tokens_max(self) -> int | None:
