@@ -1,15 +1,17 @@
 """Readiness tells the truth (law L10): links are probed before they are used; what fails is left out, with a reason."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from sluice.domain.load import LinkLoad
 from sluice.domain.role import Role
+from sluice.engine.contract import StepReport
+from sluice.engine.engine import PagedEngine
 from sluice.testing.simulation import scenario
 from sluice.testing.simulation.scenario import until
 from sluice.testing.simulation.sim_worker import WorkerPlan
-from sluice.testing.simulation.toy_engine import ToyEngine
 from sluice.testing.simulation.world import World
 from sluice.worker.canary import Canary
 
@@ -80,16 +82,14 @@ def test_when_no_decode_worker_can_be_reached_both_sides_say_that_they_are_not_r
 
 def test_a_worker_that_computes_wrongly_is_found_by_its_canary(monkeypatch: pytest.MonkeyPatch) -> None:
     """d0 answers requests with other tokens than everyone else: no link to it is used, and it is not ready."""
-    choose = ToyEngine._choose
+    step = PagedEngine.step
 
-    def wrong(engine: ToyEngine, sequence: object) -> object:
-        out = choose(engine, sequence)  # type: ignore[arg-type]
+    def wrong(engine: PagedEngine) -> StepReport:
+        report = step(engine)
         is_broken = engine.geometry.blocks == 63
-        return type(out)(
-            sequence=out.sequence, epoch=out.epoch, index=out.index, token=out.token ^ is_broken, finish=out.finish
-        )
+        return replace(report, tokens=tuple(replace(out, token=out.token ^ is_broken) for out in report.tokens))
 
-    monkeypatch.setattr(ToyEngine, "_choose", wrong)
+    monkeypatch.setattr(PagedEngine, "step", wrong)
 
     async def script(world: World) -> None:
         assert "canary" in link(world, "p0", "broken").problem
