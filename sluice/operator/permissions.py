@@ -1,7 +1,8 @@
 """What the operator may do in a cluster: the shortest list with which it works, and why each line is there.
 
 The chart's Role and ClusterRole equal this list, and tests show that nothing else is called and
-nothing here goes unused. Never grants on Secrets: nothing here reads one. Next: `cluster.py`.
+nothing here goes unused. A server-side apply that makes an object needs `create` beside `patch`. Never grants
+on Secrets: nothing here reads one. Next: `cluster.py`.
 """
 
 from dataclasses import dataclass
@@ -40,25 +41,25 @@ SERVICE_NAMESPACE_PERMISSIONS: Final = (
     Permission(
         group="apps",
         resources=("deployments",),
-        verbs=("list", "watch", "patch", "delete"),
+        verbs=("list", "watch", "create", "patch", "delete"),
         why="routers, and one Deployment per pool and revision",
     ),
     Permission(
         group="",
         resources=("services", "configmaps", "serviceaccounts"),
-        verbs=("list", "patch", "delete"),
+        verbs=("list", "create", "patch", "delete"),
         why="the endpoint, settings files and the pods' identities",
     ),
     Permission(
         group="networking.k8s.io",
         resources=("networkpolicies",),
-        verbs=("list", "patch", "delete"),
+        verbs=("list", "create", "patch", "delete"),
         why="who may reach workers",
     ),
     Permission(
         group="policy",
         resources=("poddisruptionbudgets",),
-        verbs=("list", "patch", "delete"),
+        verbs=("list", "create", "patch", "delete"),
         why="what may not be evicted",
     ),
     Permission(

@@ -46,7 +46,7 @@ def bare_site() -> Iterator[Site]:
     try:
         yield found
     finally:
-        if found.own is not None:
+        if found.own is not None and not found.is_kept:
             found.own.down()
 
 

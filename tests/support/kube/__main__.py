@@ -29,6 +29,7 @@ def main() -> None:
         started_s = time.monotonic()
         try:
             prepared.up()
+            (places.run / cluster.KEPT_UP).touch()
             print(f"up in {time.monotonic() - started_s:.1f} s; Ctrl-C takes it down")
             print(f"export KUBECONFIG={prepared.kubeconfig}; {prepared.kubectl} get nodes", flush=True)
             signal.pause()

@@ -22,7 +22,8 @@ from kube.processes import Processes, wait_until
 
 NODES = 2
 NODES_MAX = 8
-READY_S_MAX = 90.0
+READY_S_MAX = 180.0
+KEPT_UP = "kept-up"  # a file that says: this cluster belongs to somebody who will take it down
 
 
 class Cluster:
@@ -61,6 +62,7 @@ class Cluster:
             nodes=[(node.name, node.place.address) for node in self.nodes],
             now=dt.datetime.now(dt.UTC),
         )
+        (self._places.run / "images").write_text(f"{self.images.control} {self.images.worker}", encoding="ascii")
         self.control_plane.start()
         for node in self.nodes:
             copy_images(self.images.store, self._places.run / node.name / "images")
@@ -95,6 +97,16 @@ def prepare(places: Places, *, nodes: int = NODES) -> Cluster:
         raise RuntimeError(f"a cluster cannot run on this machine: {problem}; set KUBECONFIG to use one that is there")
     debian.install_missing()
     return Cluster(places, binaries=build(places), images=image_store.prepare(places), nodes=nodes)
+
+
+def running(places: Places, *, nodes: int = NODES) -> Cluster | None:
+    """The cluster that `python -m kube up` keeps up in another terminal, with the images it was started with."""
+    named = places.run / "images"
+    if not (places.run / KEPT_UP).exists():
+        return None
+    control, worker = named.read_text(encoding="ascii").split()
+    images = Images(store=places.image_store / "content", control=control, worker=worker)
+    return Cluster(places, binaries=build(places), images=images, nodes=nodes)
 
 
 def remove_leftovers(places: Places) -> None:

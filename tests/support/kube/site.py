@@ -47,6 +47,7 @@ class Site:
     control_image: str
     worker_image: str
     own: Cluster | None  # None: somebody else's cluster, reached by KUBECONFIG
+    is_kept: bool  # it was up before and stays up
 
     def run_kubectl(self, *arguments: str, deadline_s: float = 180.0, text_in: str | None = None) -> str:
         """kubectl's output. Raises CommandError."""
@@ -203,17 +204,20 @@ class Site:
 
 
 def find_site() -> Site:
-    """The cluster of KUBECONFIG, or one of our own, up. Raises RuntimeError naming what is missing."""
+    """The cluster of KUBECONFIG, the one that is kept up here, or a new one of our own. Raises RuntimeError naming what is missing."""
     named = os.environ.get("KUBECONFIG")
     if not named:
-        prepared = cluster.prepare(Places(cache_root()))
-        api = prepared.up()
+        places = Places(cache_root())
+        kept = cluster.running(places)
+        own = kept or cluster.prepare(places)
+        api = Api(own.kubeconfig) if kept else own.up()
         return Site(
             api=api,
-            kubectl=prepared.kubectl,
-            control_image=prepared.images.control,
-            worker_image=prepared.images.worker,
-            own=prepared,
+            kubectl=own.kubectl,
+            control_image=own.images.control,
+            worker_image=own.images.worker,
+            own=own,
+            is_kept=kept is not None,
         )
     images = [os.environ.get(f"SLUICE_E2E_{target}_IMAGE", "") for target in ("CONTROL", "WORKER")]
     kubectl = shutil.which("kubectl")
@@ -222,7 +226,9 @@ def find_site() -> Site:
             "KUBECONFIG is set: set SLUICE_E2E_CONTROL_IMAGE and SLUICE_E2E_WORKER_IMAGE to images its nodes can get, "
             "and install kubectl"
         )
-    return Site(api=Api(Path(named)), kubectl=Path(kubectl), control_image=images[0], worker_image=images[1], own=None)
+    api = Api(Path(named))
+    control, worker = images
+    return Site(api=api, kubectl=Path(kubectl), control_image=control, worker_image=worker, own=None, is_kept=True)
 
 
 def has_condition(document: Document, name: str, status: str = "True") -> bool:
