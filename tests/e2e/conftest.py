@@ -20,7 +20,7 @@ from kube.traffic import Report, Traffic
 
 TEST_S_MAX = 600
 STREAMS = 56  # at least 50 in flight at any time, with room for those that have just ended
-STREAM_TOKENS = 500
+STREAM_TOKENS = 200
 WAIT_TOKENS_S = 90.0
 RESULTS = Path("e2e-results.jsonl")
 

@@ -23,7 +23,7 @@ async def test_a_drained_node_loses_no_request(site: Site, demo: Document, strea
         drained = await site.apart(
             site.run_kubectl, "drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=150s"
         )
-        assert "drained" in drained
+        assert f"node/{node}" in drained.splitlines()[-1]
     await site.apart(site.run_kubectl, "uncordon", node)
     await site.apart(site.wait_settled, "demo")
 

@@ -204,7 +204,10 @@ class Site:
 
 
 def find_site() -> Site:
-    """The cluster of KUBECONFIG, the one that is kept up here, or a new one of our own. Raises RuntimeError naming what is missing."""
+    """The cluster of KUBECONFIG, the one that is kept up here, or a new one of our own.
+
+    Raises RuntimeError naming what is missing.
+    """
     named = os.environ.get("KUBECONFIG")
     if not named:
         places = Places(cache_root())
