@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "drain": "empty a worker without losing a request: move what runs there",
     "flip": "give a worker another role, weights kept",
     "migrate": "move one running request to another worker",
+    "simulate": "replay a trace on a simulated fleet: attainment, goodput, cost, by policy",
     "doctor": "say what works on this machine, and how to mend what does not",
     "router": "run one router process",
     "worker": "run one worker process",

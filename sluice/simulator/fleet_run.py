@@ -8,7 +8,7 @@ Next: `instance.py` for what happens inside a replica, `handoffs.py` for what ha
 import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sluice.policy.policy import Ask, Placed, Policy, Unplaced
@@ -22,6 +22,7 @@ from sluice.simulator.outcome import Fate, Outcome
 from sluice.simulator.run_options import RunOptions
 from sluice.simulator.sequence import SimSequence
 from sluice.simulator.step_log import Deadlines
+from sluice.simulator.timeline import SAMPLES, Timeline
 from sluice.simulator.workload import Workload
 
 PLACED_PER_RETRY: Final = 64
@@ -41,6 +42,7 @@ class RunResult:
     gaps: GapHistogram
     instances: list[Instance]
     links: Links
+    timeline: Timeline
     ended_s: float
 
 
@@ -57,6 +59,7 @@ class FleetRun:
         self.outcome = Outcome(len(workload))
         self.gaps = GapHistogram()
         self.links = Links()
+        self.timeline = Timeline()
         self._handoffs = Handoffs(self, self.links, is_overlapped=options.is_overlapped)
         self.view = FleetView(
             kv_token_bytes=specs[0].kv_token_bytes, unit_tokens=workload.unit_tokens, stale_s=options.stale_s
@@ -79,6 +82,7 @@ class FleetRun:
         count = len(arrival_s)
         until_s = float(arrival_s[-1]) + self._options.after_s_max
         now_s = 0.0
+        self.at(float(arrival_s[0]), self._sample)
         while self._arrived < count or self._live:
             next_s = float(arrival_s[self._arrived]) if self._arrived < count else NEVER
             if self._events and self._events[0][0] < next_s:
@@ -101,12 +105,14 @@ class FleetRun:
             gaps=self.gaps,
             instances=self.instances,
             links=self.links,
+            timeline=self.timeline,
             ended_s=now_s,
         )
 
     def add_instance(self, spec: InstanceSpec) -> Instance:
         """One more replica, ready now."""
-        instance = Instance(spec, slot=len(self.instances), gaps=self.gaps)
+        units = replace(spec, unit_tokens=self._workload.unit_tokens) if self._workload.hash_ids else spec
+        instance = Instance(units, slot=len(self.instances), gaps=self.gaps)
         self.instances.append(instance)
         self._versions.append(0)
         self.view.add(f"{spec.name.replace(' ', '-')}-{instance.slot}", instance)
@@ -116,6 +122,11 @@ class FleetRun:
         """Call `handler` then."""
         self._scheduled += 1
         heapq.heappush(self._events, (time_s, self._scheduled, handler))
+
+    def _sample(self, now_s: float) -> None:
+        self.timeline.sample(now_s, self.instances, unplaced=len(self._pending))
+        if self._live or self._arrived < len(self._workload):
+            self.at(now_s + self._workload.duration_s / SAMPLES, self._sample)
 
     # ---- requests
 

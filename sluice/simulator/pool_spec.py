@@ -1,0 +1,117 @@
+"""Reads a fleet as a person types it: `H100:2p+4d,A100x2:1m` is two prefill and four decode replicas of one H100
+each, and one mixed replica of two A100.
+
+Decides nothing but what is a valid fleet. Next: `step_source.py` for where step times come from.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from sluice.capacity.catalogue import gpu_class
+from sluice.capacity.curve_fit import fit_model
+from sluice.capacity.model_shape import ModelShape
+from sluice.capacity.roofline import kv_tokens
+from sluice.domain.role import Role
+from sluice.errors import ConfigError
+from sluice.simulator.instance_spec import InstanceSpec, StepOrder
+from sluice.simulator.step_source import StepSource
+
+ROLES: Final = {"p": Role.PREFILL, "d": Role.DECODE, "m": Role.MIXED}
+REPLICAS_MAX: Final = 10_000
+JUMP_STEPS_MAX: Final = 64  # step models other than a curve are linear in context over so many steps
+EXAMPLE: Final = "write H100:2p+4d,A100x2:1m (class, GPUs per replica after x, then replicas by role p, d or m)"
+
+_POOL: Final = re.compile(r"(?P<gpu>[A-Za-z][A-Za-z0-9 _.-]*?)(?:x(?P<degree>\d+))?:(?P<roles>.+)")
+_COUNT: Final = re.compile(r"(?P<count>\d+)(?P<role>[pdm])")
+
+
+class PoolCount(NamedTuple):
+    """So many replicas of one kind."""
+
+    gpu: str
+    tensor_parallel: int
+    role: Role
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """What every replica's engine is told."""
+
+    step_tokens_max: int = 2048
+    batch_sequences_max: int = 256
+    block_tokens: int = 16
+    step_order: StepOrder = StepOrder.CHUNKED
+    is_ahead: bool = False
+
+
+def parse_pools(text: str) -> list[PoolCount]:
+    """The pools in `text`. Raises ConfigError naming the part that is wrong."""
+    pools: list[PoolCount] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        found = _POOL.fullmatch(part)
+        if found is None:
+            raise ConfigError(f"--pools: '{part}' is no pool; {EXAMPLE}")
+        for count in found["roles"].split("+"):
+            one = _COUNT.fullmatch(count.strip())
+            if one is None or int(one["count"]) == 0:
+                raise ConfigError(f"--pools: '{count}' in '{part}' is no number of replicas with a role; {EXAMPLE}")
+            pools.append(PoolCount(found["gpu"], int(found["degree"] or 1), ROLES[one["role"]], int(one["count"])))
+    total = sum(pool.replicas for pool in pools)
+    if not 0 < total <= REPLICAS_MAX:
+        raise ConfigError(f"--pools: has {total} replicas; give 1 to {REPLICAS_MAX}")
+    roles = {pool.role for pool in pools}
+    if Role.MIXED not in roles and len(roles) == 1:
+        lacking = "decode" if Role.PREFILL in roles else "prefill"
+        raise ConfigError(f"--pools: nobody can {lacking}; add replicas with {lacking[0]} or m")
+    return pools
+
+
+def make_specs(
+    pools: Sequence[PoolCount],
+    *,
+    shape: ModelShape,
+    source: StepSource,
+    settings: EngineSettings,
+    prices: Mapping[str, float] | None = None,
+) -> list[InstanceSpec]:
+    """One spec per replica. Raises ConfigError for an unknown class, a model that does not fit, a missing profile."""
+    specs: list[InstanceSpec] = []
+    for pool in pools:
+        gpu = gpu_class(pool.gpu, prices)
+        degree = pool.tensor_parallel
+        tokens = kv_tokens(gpu, shape, tensor_parallel=degree)
+        blocks = tokens // settings.block_tokens
+        if blocks < 2:
+            need = shape.weight_bytes / 1e9
+            raise ConfigError(
+                f"--pools: {degree} {gpu.name} cannot hold the {need:.0f} GB of {shape.name} and KV beside them; "
+                f"use more per replica, as in {gpu.name}x{2 * degree}"
+            )
+        model = source.model(gpu, shape, tensor_parallel=degree)
+        spec = InstanceSpec(
+            name=f"{gpu.name}{f'x{degree}' if degree > 1 else ''} {pool.role.value}",
+            gpu_class=gpu.name if degree == 1 else f"{gpu.name}x{degree}",
+            role=pool.role,
+            model=model,
+            curve=fit_model(model),
+            blocks=blocks,
+            block_tokens=settings.block_tokens,
+            unit_tokens=settings.block_tokens,
+            step_tokens_max=settings.step_tokens_max,
+            batch_sequences_max=settings.batch_sequences_max,
+            sequence_tokens_max=min(shape.sequence_tokens_max, tokens),
+            kv_token_bytes=shape.kv_token_bytes,
+            link_bytes_per_s=gpu.link_bytes_per_s * degree,
+            gpus=degree,
+            price_per_h=gpu.price_per_h * degree,
+            idle_w=gpu.idle_w * degree,
+            peak_w=gpu.peak_w * degree,
+            step_order=settings.step_order,
+            is_ahead=settings.is_ahead,
+            jump_steps_max=JUMP_STEPS_MAX,
+        )
+        specs += [spec] * pool.replicas
+    return specs
