@@ -126,7 +126,8 @@ class FleetRun:
     def _sample(self, now_s: float) -> None:
         self.timeline.sample(now_s, self.instances, unplaced=len(self._pending))
         if self._live or self._arrived < len(self._workload):
-            self.at(now_s + self._workload.duration_s / SAMPLES, self._sample)
+            longer = 2 ** (len(self.timeline.times_s) // SAMPLES)  # a long tail is sampled ever less
+            self.at(now_s + longer * self._workload.duration_s / SAMPLES, self._sample)
 
     # ---- requests
 

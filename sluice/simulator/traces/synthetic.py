@@ -19,6 +19,7 @@ from sluice.simulator.traces import arrivals
 from sluice.simulator.workload import Workload
 
 REQUESTS: Final = 1000  # unless limited otherwise
+REQUESTS_ASKED_MAX: Final = 2_000_000  # more was not asked for by a person
 UNIT_TOKENS: Final = 16  # of the prefix hashes made up here
 BURST_S: Final = 60.0
 IMAGE_TOKENS: Final = 576
@@ -50,7 +51,7 @@ class _Knobs:
 def generate(text: str, *, rate: float, seed: int, requests_max: int) -> Workload:
     """The requests `text` describes. Raises ConfigError naming the knob that is wrong."""
     knobs = _parse(text)
-    count = min(REQUESTS if requests_max > 1_000_000 else requests_max, requests_max)
+    count = min(REQUESTS if requests_max > REQUESTS_ASKED_MAX else requests_max, requests_max)
     generator = np.random.default_rng(seed)
     arrival_s = arrivals.gamma(count, rate=rate, cv=knobs.cv, generator=generator)
     prompts = _lengths(knobs.isl, knobs.spread, count, generator)
