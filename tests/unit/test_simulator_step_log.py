@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sluice.simulator.gap_histogram import GapHistogram
@@ -22,6 +22,7 @@ rows = st.lists(
 
 
 @given(rows=rows, previous_s=st.floats(0.0, 1.0), gap_s_max=st.floats(0.005, 0.3), tpot_s=st.floats(0.001, 0.2))
+@settings(max_examples=800, deadline=None)
 def test_a_stretch_of_decoding_is_judged_token_by_token(
     rows: list[tuple[int, float, float, float]], previous_s: float, gap_s_max: float, tpot_s: float
 ) -> None:
@@ -54,6 +55,7 @@ def test_rows_before_the_oldest_sequence_are_forgotten() -> None:
 
 
 @given(gap_s=st.floats(0.001, 1.0), growth_s=st.sampled_from([0.0, 1e-6, 1e-4, 1e-2]), steps=st.integers(1, 200))
+@settings(deadline=None)
 def test_growing_gaps_are_counted_one_by_one(gap_s: float, growth_s: float, steps: int) -> None:
     at_once, one_by_one = GapHistogram(), GapHistogram()
     at_once.add_growing(gap_s, growth_s, steps=steps, count=3)
