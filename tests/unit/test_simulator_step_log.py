@@ -22,7 +22,7 @@ rows = st.lists(
 
 
 @given(rows=rows, previous_s=st.floats(0.0, 1.0), gap_s_max=st.floats(0.005, 0.3), tpot_s=st.floats(0.001, 0.2))
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_stretch_of_decoding_is_judged_token_by_token(
     rows: list[tuple[int, float, float, float]], previous_s: float, gap_s_max: float, tpot_s: float
 ) -> None:
