@@ -22,6 +22,7 @@ ERROR_MIN: Final = 0.005
 ERROR_MAX: Final = 3.0
 ERROR_STEP_FIRST: Final = 0.5  # how fast the error follows at first; less with every measurement
 ERROR_STEP_LAST: Final = 0.08
+PRIOR_FADES: Final = 15.0  # measurements until the prior weighs half
 SWEEPS: Final = 30
 SECONDS_MIN: Final = 1e-7
 SECONDS_MAX: Final = 3600.0
@@ -36,7 +37,7 @@ class Forgetting:
     """How long measurements count. `memory` steps back they weigh 1/e."""
 
     memory: float = 400.0
-    prior_weight: float = 0.02  # of each term, in measurements
+    prior_weight: float = 0.3  # of each term, in measurements; it fades as they come
 
     def __post_init__(self) -> None:
         if self.memory <= 1.0 or self.prior_weight <= 0.0:
@@ -123,7 +124,8 @@ class CurveTracker:
     def _solve(self) -> None:
         """Coordinate descent on the sums and the prior, from where it was; every term stays >= 0."""
         prior = _coefficients(self._prior)
-        pulls = [self._weight / max(term, TERM_FLOOR) ** 2 for term in prior]
+        weight = self._weight * PRIOR_FADES / (PRIOR_FADES + self.samples)
+        pulls = [weight / max(term, TERM_FLOOR) ** 2 for term in prior]
         found = _coefficients(self._curve)
         rows = [
             [one + other for one, other in zip(*lines, strict=True)]

@@ -1,4 +1,4 @@
-"""`sluice get workers|requests|fabric`: what a running platform is doing, as a table or as JSON."""
+"""`sluice get workers|requests|fabric|capacity`: what a running platform is doing, as a table or as JSON."""
 
 import argparse
 from typing import Final
@@ -7,6 +7,7 @@ from google.protobuf.json_format import MessageToJson
 from rich.console import Console
 
 from sluice.cli.admin_call import add_router_argument, admin
+from sluice.cli.capacity_columns import capacity_columns
 from sluice.cli.tables import Column, show
 from sluice.wire.gen import sluice_pb2 as pb
 
@@ -15,7 +16,7 @@ CALL_S_MAX: Final = 5.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sluice get`."""
-    parser.add_argument("what", choices=["workers", "requests", "fabric"])
+    parser.add_argument("what", choices=["workers", "requests", "fabric", "capacity"])
     parser.add_argument("id", nargs="?", default="", help="one request's id")
     add_router_argument(parser)
     parser.add_argument("--limit", type=int, default=20, help="latest requests to show (%(default)s)")
@@ -32,6 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
             case "fabric":
                 workers = stub.GetWorkers(pb.GetWorkersRequest(), timeout=CALL_S_MAX)
                 reply, columns = workers, fabric_columns(workers)
+            case "capacity":
+                capacity = stub.GetCapacity(pb.GetCapacityRequest(), timeout=CALL_S_MAX)
+                reply, columns = capacity, capacity_columns(capacity)
             case _:
                 request = pb.GetRequestsRequest(request_id=arguments.id, limit=max(0, arguments.limit))
                 requests = stub.GetRequests(request, timeout=CALL_S_MAX)

@@ -13,6 +13,7 @@ from sluice.clock import Clock
 from sluice.domain.ids import RequestId, WorkerId
 from sluice.domain.role import Lifecycle, Role
 from sluice.errors import InvalidRequestError, NoWorkerError, SluiceError
+from sluice.router.capacity_rows import capacity_reply
 from sluice.router.dispatcher import Dispatcher
 from sluice.router.fleet import Member
 from sluice.wire import convert, status
@@ -45,6 +46,12 @@ class AdminService(sluice_pb2_grpc.AdminServicer):
             for member in self._dispatcher.fleet
         ]
         return pb.GetWorkersReply(workers=rows)
+
+    async def GetCapacity(  # noqa: N802 - gRPC's name
+        self, _: pb.GetCapacityRequest, __: grpc.aio.ServicerContext[pb.GetCapacityRequest, pb.GetCapacityReply]
+    ) -> pb.GetCapacityReply:
+        """What the router has learned of its workers' speed."""
+        return capacity_reply(self._dispatcher.fleet)
 
     async def GetRequests(  # noqa: N802 - gRPC's name
         self,

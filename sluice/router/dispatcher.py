@@ -214,7 +214,7 @@ class Dispatcher:
             case "tokens":
                 self._on_tokens(member, message.tokens, now_s)
             case "heartbeat":
-                member.beat(convert.load_from_wire(message.heartbeat), now_s=now_s)
+                self.fleet.beat(member, convert.load_from_wire(message.heartbeat), now_s=now_s)
                 self.evacuations.step(now_s=now_s)
                 self._pump(now_s)
             case "migration":

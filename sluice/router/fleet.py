@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
+from sluice.capacity.capacity_book import CapacityBook, ClassKey
 from sluice.domain.ids import SequenceId, WorkerId
 from sluice.domain.load import WorkerInfo, WorkerLoad
 from sluice.domain.role import Lifecycle
@@ -135,6 +136,7 @@ class Fleet:
 
     def __init__(self, *, expiry_s: float) -> None:
         self.index = PrefixIndex()
+        self.capacity = CapacityBook()
         self._expiry_s = expiry_s
         self._members: dict[int, Member] = {}  # by slot
 
@@ -191,6 +193,9 @@ class Fleet:
         slot = next(i for i in range(WORKERS_MAX) if i not in self._members)
         member = self._members[slot] = Member(info, link, slot=slot, now_s=now_s)
         self.index.add_worker(slot, block_tokens=info.block_tokens)
+        gpu_class = info.gpu_class or info.device
+        key = ClassKey(gpu_class=gpu_class, tensor_parallel=info.tensor_parallel, model=info.model)
+        self.capacity.join(info.worker, key, info.step_terms)
         return member
 
     def remove(self, member: Member) -> bool:
@@ -199,7 +204,13 @@ class Fleet:
             return False
         del self._members[member.slot]
         self.index.remove_worker(member.slot)
+        self.capacity.leave(member.info.worker)
         return True
+
+    def beat(self, member: Member, load: WorkerLoad, *, now_s: float) -> None:
+        """A heartbeat arrived; its steps go into the curves of the worker and its class."""
+        member.beat(load, now_s=now_s)
+        self.capacity.note(member.info.worker, load.steps)
 
     def silent(self, *, now_s: float) -> list[Member]:
         """Workers not heard of for too long."""

@@ -361,6 +361,7 @@ class Shell:
         self.note_empty()
         if report is IDLE:
             return
+        self.standing.note_step(report.shape, report.seconds)
         self._metrics.stepped(
             seconds=report.seconds,
             prefill_tokens=report.shape.prefill_tokens,

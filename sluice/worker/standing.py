@@ -9,12 +9,14 @@ Lives on the event loop. Decides nothing about sequences. Next: `lifecycle.py` f
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from sluice.capacity.step_model import StepShape
 from sluice.clock import Clock
 from sluice.domain.load import LinkLoad, WorkerInfo, WorkerLoad
 from sluice.domain.role import Lifecycle, Role
 from sluice.engine.contract import BlockCounts
 from sluice.telemetry.metrics import WorkerMetrics
 from sluice.worker.lifecycle import Event, WorkerLife
+from sluice.worker.step_samples import StepSamples
 
 
 class Standing:
@@ -37,6 +39,7 @@ class Standing:
         self._on_change = on_change
         self._load = WorkerLoad(lifecycle=self._life.state)
         self._blocks: BlockCounts | None = None
+        self._steps = StepSamples()
         self._drain_ends_s: float | None = None
 
     @property
@@ -86,6 +89,10 @@ class Standing:
         self._load = load
         self._blocks = blocks or self._blocks
 
+    def note_step(self, shape: StepShape, seconds: float) -> None:
+        """A step was measured: routers learn this worker's speed from a few of them."""
+        self._steps.note(shape, seconds)
+
     def load(self, *, leases: int, unready: Sequence[str]) -> WorkerLoad:
         """The latest load, with what the engine cannot know filled in."""
         left_s = 0.0
@@ -99,6 +106,7 @@ class Standing:
             drain_left_s=left_s,
             links=self._links(),
             unready=tuple(unready),
+            steps=self._steps.latest(),
         )
 
     def unready(self, *, routers: int, why: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from sluice.capacity.step_model import StepShape, chunk_pairs
 from sluice.domain.ids import WorkerId
 from sluice.domain.step import StepSample, StepTerms
 from sluice.errors import ConfigError
+from sluice.worker.step_samples import StepSamples
 
 TRUE = StepCurve(base_s=0.008, prefill_token_s=5e-5, pair_s=4e-9, decode_s=6e-5, context_token_s=8e-8, error=0.1)
 WRONG = StepCurve(base_s=0.02, prefill_token_s=2e-5, pair_s=1e-8, decode_s=2e-4, context_token_s=2e-8, error=0.3)
@@ -206,3 +207,15 @@ def test_queued_work_goes_away_as_fast_as_the_curve_says_and_never_below_nothing
     whole_s = TRUE.base_s + 2000 * TRUE.prefill_token_s + 2e6 * TRUE.pair_s
     assert ledger.now(TRUE, now_s=whole_s / 2).queued_tokens == pytest.approx(1000)
     assert ledger.now(TRUE, now_s=10 * whole_s).queued_tokens == 0.0
+
+
+def test_a_worker_reports_the_newest_steps_of_both_kinds() -> None:
+    samples = StepSamples()
+    prompt = StepShape(prefill_tokens=10, prefill_pairs=55.0, prefills=1)
+    samples.note(prompt, 0.1)
+    for _ in range(100):
+        samples.note(StepShape(decodes=1, context_tokens=5), 0.01)
+    samples.note(StepShape(), 0.0)
+    latest = samples.latest()
+    assert [sample.number for sample in latest] == [1, 98, 99, 100, 101]
+    assert latest[0] == StepSample(1, *prompt, 0.1)

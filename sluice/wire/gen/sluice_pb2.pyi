@@ -1004,3 +1004,35 @@ class MoveRow(_message.Message):
     frozen_s: float
     at_token: int
     def __init__(self, at_s: _Optional[float] = ..., from_worker: _Optional[str] = ..., to_worker: _Optional[str] = ..., how: _Optional[str] = ..., why: _Optional[str] = ..., bytes: _Optional[int] = ..., frozen_s: _Optional[float] = ..., at_token: _Optional[int] = ...) -> None: ...
+
+class GetCapacityRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetCapacityReply(_message.Message):
+    __slots__ = ("workers", "classes")
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    workers: _containers.RepeatedCompositeFieldContainer[CapacityRow]
+    classes: _containers.RepeatedCompositeFieldContainer[CapacityRow]
+    def __init__(self, workers: _Optional[_Iterable[_Union[CapacityRow, _Mapping]]] = ..., classes: _Optional[_Iterable[_Union[CapacityRow, _Mapping]]] = ...) -> None: ...
+
+class CapacityRow(_message.Message):
+    __slots__ = ("worker", "gpu_class", "tensor_parallel", "model", "terms", "samples", "price_per_h", "link_bytes_per_s")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    GPU_CLASS_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_PARALLEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    PRICE_PER_H_FIELD_NUMBER: _ClassVar[int]
+    LINK_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    gpu_class: str
+    tensor_parallel: int
+    model: str
+    terms: StepTerms
+    samples: int
+    price_per_h: float
+    link_bytes_per_s: float
+    def __init__(self, worker: _Optional[str] = ..., gpu_class: _Optional[str] = ..., tensor_parallel: _Optional[int] = ..., model: _Optional[str] = ..., terms: _Optional[_Union[StepTerms, _Mapping]] = ..., samples: _Optional[int] = ..., price_per_h: _Optional[float] = ..., link_bytes_per_s: _Optional[float] = ...) -> None: ...

@@ -511,6 +511,11 @@ class AdminStub:
                 request_serializer=sluice__pb2.MigrateRequest.SerializeToString,
                 response_deserializer=sluice__pb2.MigrateReply.FromString,
                 _registered_method=True)
+        self.GetCapacity = channel.unary_unary(
+                '/sluice.v1.Admin/GetCapacity',
+                request_serializer=sluice__pb2.GetCapacityRequest.SerializeToString,
+                response_deserializer=sluice__pb2.GetCapacityReply.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -548,6 +553,12 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCapacity(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -575,6 +586,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Migrate,
                     request_deserializer=sluice__pb2.MigrateRequest.FromString,
                     response_serializer=sluice__pb2.MigrateReply.SerializeToString,
+            ),
+            'GetCapacity': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCapacity,
+                    request_deserializer=sluice__pb2.GetCapacityRequest.FromString,
+                    response_serializer=sluice__pb2.GetCapacityReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -714,6 +730,33 @@ class Admin:
             '/sluice.v1.Admin/Migrate',
             sluice__pb2.MigrateRequest.SerializeToString,
             sluice__pb2.MigrateReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCapacity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.v1.Admin/GetCapacity',
+            sluice__pb2.GetCapacityRequest.SerializeToString,
+            sluice__pb2.GetCapacityReply.FromString,
             options,
             channel_credentials,
             insecure,
