@@ -142,8 +142,7 @@ class WorkerProcess:
     async def drain(self, *, deadline_s: float) -> None:
         """Admit nothing more and return when nothing is left here, or at the deadline."""
         standing = self._shell.standing
-        standing.drain(deadline_s=deadline_s)
-        self._shell.note_empty()
+        self._shell.drain(deadline_s=deadline_s)
         for _ in range(round(deadline_s / DRAIN_LOOK_S)):
             if standing.lifecycle is not Lifecycle.DRAINING:
                 return

@@ -26,9 +26,10 @@ from sluice.router.flow import Flow
 from sluice.router.flow_maker import FlowMaker
 from sluice.router.job import Job
 from sluice.router.observer import Observer
-from sluice.router.output import Delivery, TokenLogprobs
+from sluice.router.output import Delivery
 from sluice.router.peering import Peering
 from sluice.router.records import Records
+from sluice.router.reports import Reports
 from sluice.router.request import Request
 from sluice.router.targets import Targets
 from sluice.router.worker_link import WorkerLink
@@ -36,10 +37,7 @@ from sluice.text.tokenizer import Tokenizer
 from sluice.wire import convert
 from sluice.wire.gen import sluice_pb2 as pb
 
-_FINISH: Final = {reason.value: reason for reason in FinishReason}
-_NO_FINISHES: Final[Mapping[int, FinishReason]] = {}
 _NO_COPIES: Final[Mapping[int, Copy]] = {}
-_NO_LOGPROBS: Final[Mapping[int, TokenLogprobs]] = {}
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +80,15 @@ class Dispatcher:
         self.claims = Claims(fleet)
         self.evacuations = Evacuations(fleet, self._flows, self.targets)
         self._peering = Peering(fleet)
+        self._reports = Reports(
+            flows=self._flows,
+            fleet=fleet,
+            evacuations=self.evacuations,
+            observer=observer,
+            records=self.records,
+            unread_tokens_max=limits.unread_tokens_max,
+            end=self._end,
+        )
         self._idle = asyncio.Event()
         self._idle.set()
         self._queue: AdmissionQueue[Flow] = AdmissionQueue(limits.admission)
@@ -212,17 +219,23 @@ class Dispatcher:
         member.heard_s = now_s
         match message.WhichOneof("body"):
             case "tokens":
-                self._on_tokens(member, message.tokens, now_s)
+                if self._reports.on_tokens(member, message.tokens, now_s=now_s):
+                    self._pump(now_s)
             case "heartbeat":
                 self.fleet.beat(member, convert.load_from_wire(message.heartbeat), now_s=now_s)
+                if message.heartbeat.HasField("roll"):
+                    self._reports.on_roll(member, message.heartbeat.roll, now_s=now_s)
                 self.evacuations.step(now_s=now_s)
                 self._pump(now_s)
             case "migration":
-                self._on_migration(member, message.migration, now_s)
+                self._reports.on_migration(member, message.migration, now_s=now_s)
+                self._pump(now_s)
             case "handoff":
-                self._on_handoff(message.handoff, now_s)
+                self._reports.on_handoff(member, message.handoff, now_s=now_s)
+                self._pump(now_s)
             case "failed":
-                self._on_failed(message.failed, now_s)
+                self._reports.on_failed(message.failed, now_s=now_s)
+                self._pump(now_s)
             case "copies":
                 self.claims.on_answer(member, message.copies)
             case "prefix":
@@ -268,6 +281,7 @@ class Dispatcher:
     def forget(self, flow: Flow) -> None:
         """The flow is over."""
         del self._flows[flow.sequence]
+        self._reports.refused.discard(flow.sequence)
         if not self._flows:
             self._idle.set()
         flow.request.open_sequences.discard(flow.sequence)
@@ -295,6 +309,9 @@ class Dispatcher:
             if isinstance(decision, NoPlace):
                 if flow.excluded:
                     flow.excluded.clear()  # nobody else is left: the same workers may be asked again
+                    if flow.sequence in self._reports.refused:
+                        self._reports.refused.discard(flow.sequence)
+                        return  # but not at once: they have just said no
                     continue
                 if views and all(facts.total_tokens > view.info.sequence_tokens_max for view in views):
                     self._end(flow.request, FinishReason.ERROR, NoWorkerError(f"no worker fits it: {decision}"))
@@ -308,75 +325,6 @@ class Dispatcher:
             took_s = self._clock.now_s() - started_s
             traceparent = flow.request.traceparent
             self.observer.placed(flow.record, decision, traceparent=traceparent, took_s=took_s, now_s=now_s)
-
-    def _on_tokens(self, member: Member, step: pb.StepTokens, now_s: float) -> None:
-        finishes, logprobs = _NO_FINISHES, _NO_LOGPROBS
-        if step.finish:
-            finishes = {finish.row: _FINISH.get(finish.reason, FinishReason.ERROR) for finish in step.finish}
-        if step.logprobs:
-            logprobs = {row.row: TokenLogprobs.from_wire(row.logprobs) for row in step.logprobs}
-        flows = self._flows
-        columns = zip(step.sequence, step.epoch, step.index, step.token, strict=False)
-        for row, (sequence, epoch, index, token) in enumerate(columns):
-            flow = flows.get(SequenceId(sequence))
-            if flow is None or epoch < flow.epoch:
-                member.cancel(sequence, epoch)  # it runs what is no longer its own
-                continue
-            flow.on_token(
-                epoch=epoch,
-                index=index,
-                token=token,
-                finish=finishes.get(row),
-                logprobs=logprobs.get(row),
-                now_s=now_s,
-            )
-            outbox = flow.request.outbox
-            outbox.wake()
-            if outbox.unread_tokens > self._limits.unread_tokens_max and outbox.is_streaming:
-                self._end(flow.request, FinishReason.CANCELLED, CancelledError("the client reads too slowly"))
-        self.observer.count_gaps()
-        if finishes:
-            self._pump(now_s)
-
-    def _on_migration(self, member: Member, report: pb.MigrationReport, now_s: float) -> None:
-        flow = self._flows.get(SequenceId(report.sequence))
-        if flow is not None:
-            flow.on_migration(member, report, now_s=now_s)
-        elif report.outcome == pb.MIGRATION_READY:
-            member.cancel(report.sequence, report.epoch)  # it ended while it was being moved
-        self.evacuations.step(now_s=now_s)
-        self._pump(now_s)
-
-    def _on_handoff(self, report: pb.HandoffReport, now_s: float) -> None:
-        self.observer.handed_off(report)
-        flow = self._flows.get(SequenceId(report.sequence))
-        if flow is not None:
-            flow.on_handoff(report, now_s=now_s)
-            if report.outcome == pb.HANDOFF_COMMITTED:
-                self.evacuations.measure(flow.record, report)
-            if flow.decode is not None and report.outcome == pb.HANDOFF_COMMITTED:
-                self.fleet.index.expect(flow.decode.slot, flow.prompt.unit_hashes, now_s=now_s)
-            self._pump(now_s)
-            return
-        # A short answer may be over before the prefill worker reports how it got there.
-        record = self.records.get(SequenceId(report.sequence))
-        if record is not None and report.outcome == pb.HANDOFF_COMMITTED:
-            record.handed_off(report, now_s=now_s)
-
-    def _on_failed(self, failed: pb.SequenceFailed, now_s: float) -> None:
-        flow = self._flows.get(SequenceId(failed.sequence))
-        if flow is None or failed.epoch != flow.epoch:
-            return
-        if failed.code == InvalidRequestError.code.value:
-            error = InvalidRequestError(
-                field=failed.field or "request", problem=failed.message, remedy="change it and send it again"
-            )
-            self._end(flow.request, FinishReason.ERROR, error)
-        elif failed.code == CancelledError.code.value:
-            self._end(flow.request, FinishReason.CANCELLED, CancelledError(failed.message))
-        else:
-            flow.on_failed(failed.message, now_s=now_s)
-        self._pump(now_s)
 
     def _on_prefix(self, member: Member, update: pb.PrefixUpdate) -> None:
         index, slot = self.fleet.index, member.slot

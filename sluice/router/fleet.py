@@ -5,8 +5,10 @@ Never decides placement and never writes to the network itself (`worker_link.py`
 Next: `dispatcher.py`.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Final
 
@@ -22,6 +24,7 @@ from sluice.wire.gen import sluice_pb2 as pb
 
 WORKERS_MAX: Final = 4096
 CANCELLED_MAX: Final = 4096
+CANCEL_AGAIN_S: Final = 1.0
 NAMED_MAX: Final = 3
 HEARTBEAT_GRACE_S: Final = 0.1
 """What was sent this shortly before a heartbeat may not be in it."""
@@ -32,6 +35,7 @@ class Member:
 
     __slots__ = (
         "_cancelled",
+        "_missing",
         "_recent",
         "_recent_blocks",
         "_recent_tokens",
@@ -56,7 +60,8 @@ class Member:
         self._recent_tokens = 0
         self._recent_blocks = 0
         self._view: WorkerView | None = None
-        self._cancelled: OrderedDict[tuple[int, int], None] = OrderedDict()  # told lately
+        self._cancelled: OrderedDict[tuple[int, int], float] = OrderedDict()  # strays, and when it was told
+        self._missing: dict[SequenceId, int] = {}  # missed by rolls, and how much it had been told at the first
 
     @property
     def name(self) -> str:
@@ -70,6 +75,7 @@ class Member:
     def hold(self, sequence: SequenceId, *, prefill_tokens: int, context_tokens: int, now_s: float) -> None:
         """A sequence is sent here: `prefill_tokens` to compute, KV of `context_tokens` to keep."""
         self.sequences.add(sequence)
+        self._missing.pop(sequence, None)
         self._forget(sequence)
         blocks = -(-context_tokens // self.info.block_tokens)
         self._recent[sequence] = (now_s, prefill_tokens, blocks)
@@ -84,13 +90,26 @@ class Member:
         self._view = None
 
     def cancel(self, sequence: int, epoch: int) -> None:
-        """Tell the worker to drop a sequence it may hold; once, though its tokens may still arrive for a while."""
-        if (sequence, epoch) in self._cancelled:
-            return
-        self._cancelled[sequence, epoch] = None
+        """Tell the worker to drop a sequence it may hold."""
+        self._cancelled[sequence, epoch] = self.heard_s
+        self._cancelled.move_to_end((sequence, epoch))
         if len(self._cancelled) > CANCELLED_MAX:
             self._cancelled.popitem(last=False)
         self.link.send(pb.RouterMessage(cancel=pb.Cancel(sequence=sequence, epoch=epoch)))
+
+    def cancel_stray(self, sequence: int, epoch: int, *, now_s: float) -> None:
+        """It has something that is not its own any more: tell it to drop that, but not with every token that comes."""
+        if now_s >= self._cancelled.get((sequence, epoch), -math.inf) + CANCEL_AGAIN_S:
+            self.cancel(sequence, epoch)
+
+    def forgotten(self, missing: AbstractSet[SequenceId], *, heard: int) -> list[SequenceId]:
+        """What a roll misses, and an earlier one missed too, since which the worker has heard all it was told then.
+
+        `heard` is how many of our messages it had read; a sequence still on its way to it is not missing.
+        """
+        earlier, told = self._missing, self.link.sent
+        self._missing = {sequence: earlier.get(sequence, told) for sequence in missing}
+        return sorted(sequence for sequence in missing if heard >= earlier.get(sequence, heard + 1))
 
     def beat(self, load: WorkerLoad, *, now_s: float) -> None:
         """A heartbeat arrived."""

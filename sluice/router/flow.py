@@ -242,13 +242,13 @@ class Flow:
             self.target.release(self.sequence)
             self.target = None
 
-    def on_failed(self, why: str, *, now_s: float) -> None:
-        """A worker gave the sequence up for a reason that another one may not have."""
+    def on_failed(self, why: str, *, now_s: float, is_unstarted: bool = False) -> None:
+        """A worker gave it up for a reason that another one may not have; before it began, that costs no attempt."""
         if not journey.expects(self.state, Event.FAILED):
             return
-        owner = self.prefill or self.decode
-        if owner is not None:
-            self.excluded.add(owner.info.worker)
+        self.attempts -= is_unstarted
+        if self.owner is not None:
+            self.excluded.add(self.owner.info.worker)
         self.record.decision = f"{self.record.decision}; gave up: {why}"
         self._apply(Event.FAILED, now_s)
 

@@ -17,12 +17,13 @@ OUTGOING_MESSAGES_MAX: Final = 4096
 class WorkerLink:
     """The way to one incarnation of a worker. One event loop."""
 
-    __slots__ = ("_closed_because", "_outgoing", "_wake")
+    __slots__ = ("_closed_because", "_outgoing", "_wake", "sent")
 
     def __init__(self) -> None:
         self._outgoing: deque[pb.RouterMessage] = deque()
         self._wake = asyncio.Event()
         self._closed_because = ""
+        self.sent = 0  # messages queued so far
 
     @property
     def closed_because(self) -> str:
@@ -37,6 +38,7 @@ class WorkerLink:
             self.close("the worker does not read its messages")
             return
         self._outgoing.append(message)
+        self.sent += 1
         self._wake.set()
 
     def close(self, reason: str) -> None:

@@ -42,15 +42,16 @@ LIMITS: Final = DispatchLimits(
 class RecordedLink(WorkerLink):
     """Keeps what is sent instead of writing it."""
 
-    __slots__ = ("sent",)
+    __slots__ = ("messages",)
 
     def __init__(self) -> None:
         super().__init__()
-        self.sent: list[pb.RouterMessage] = []
+        self.messages: list[pb.RouterMessage] = []
 
     def send(self, message: pb.RouterMessage) -> None:
         if not self.closed_because:
-            self.sent.append(message)
+            self.messages.append(message)
+            self.sent += 1
 
 
 class Desk:
@@ -96,7 +97,7 @@ class Desk:
     def told(self, member: Member) -> list[pb.RouterMessage]:
         """What the worker has been told since last asked."""
         assert isinstance(member.link, RecordedLink)
-        messages, member.link.sent = member.link.sent, []
+        messages, member.link.messages = member.link.messages, []
         return messages
 
     def start(self, member: Member) -> pb.Start:

@@ -9,7 +9,7 @@ Next: `orphans.py`, `claims.py` for clients that come back to another router.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from sluice.domain.ids import Epoch, RouterId, SequenceId
@@ -39,7 +39,7 @@ class Routers:
     def __init__(
         self,
         population: Population,
-        live: MutableMapping[SequenceId, Live],
+        live: Mapping[SequenceId, Live],
         *,
         grace_s: float,
         stay: Callable[[SequenceId, Epoch], None],
@@ -98,7 +98,8 @@ class Routers:
                 self._population.drop(sequence)
         self._population.note_empty()
 
-    def roll(self, link: RouterLink) -> pb.Roll:
-        """What lives here for the router at the end of `link`."""
+    def roll(self, link: RouterLink, starting: Mapping[SequenceId, tuple[Epoch, RouterLink]]) -> pb.Roll:
+        """What lives here for the router at the end of `link`, and what is about to."""
         rows = [(sequence, live.epoch) for sequence, live in self._live.items() if live.link is link]
+        rows += [(sequence, epoch) for sequence, (epoch, whose) in starting.items() if whose is link]
         return pb.Roll(sequence=[row[0] for row in rows], epoch=[row[1] for row in rows], heard=link.heard)

@@ -18,7 +18,7 @@ from sluice.domain.load import LinkLoad, WorkerInfo, WorkerLoad
 from sluice.domain.role import Role
 from sluice.domain.sequence import SequenceState
 from sluice.engine.contract import BlockCounts, Engine, PrefixChange, StepReport, TokenOut
-from sluice.errors import NoWorkerError, SluiceError, StaleEpochError, TransferError
+from sluice.errors import NoWorkerError, OverloadedError, SluiceError, StaleEpochError, TransferError
 from sluice.telemetry.metrics import WorkerMetrics
 from sluice.wire import convert
 from sluice.wire.gen import sluice_pb2 as pb
@@ -68,7 +68,7 @@ class Shell:
         self._router_grace_s = router_grace_s
         self.routers: Routers
         self._tasks: set[asyncio.Task[None]] = set()
-        self._starting: dict[SequenceId, Epoch] = {}  # waiting for an older copy to leave
+        self._starting: dict[SequenceId, tuple[Epoch, RouterLink]] = {}  # waiting for an older copy to leave
         self._feed = PrefixFeed()
         self._counted_s = -COUNT_BLOCKS_EVERY_S
         self._spans = PrefillSpans(info.worker)
@@ -106,7 +106,7 @@ class Shell:
 
     def heartbeat(self, link: RouterLink) -> pb.Heartbeat:
         beat = convert.load_to_wire(self.load())
-        beat.roll.CopyFrom(self.routers.roll(link))
+        beat.roll.CopyFrom(self.routers.roll(link, self._starting))
         return beat
 
     def prefixes(self) -> pb.PrefixUpdate:
@@ -161,8 +161,18 @@ class Shell:
         elif message.drain.resume:
             self.standing.resume()
         else:
-            self.standing.drain(deadline_s=message.drain.deadline_s)
-            self.note_empty()
+            self.drain(deadline_s=message.drain.deadline_s)
+
+    def drain(self, *, deadline_s: float) -> None:
+        """Admit nothing more; at the deadline, if there is one, give up what no router will move away."""
+        self.standing.drain(deadline_s=deadline_s)
+        self.note_empty()
+        if deadline_s:
+            self._loop.call_later(deadline_s, self._end_drain)
+
+    def _end_drain(self) -> None:
+        if self.standing.is_overdue:
+            self.routers.end_orphans()
 
     def note_empty(self) -> None:
         """Call when something has ended: tells the standing once nothing is left here."""
@@ -180,7 +190,7 @@ class Shell:
     def _start(self, link: RouterLink, start: pb.Start) -> None:
         sequence = SequenceId(start.state.sequence)
         if self._arrivals.expects(sequence):
-            self._starting[sequence] = Epoch(start.state.epoch)
+            self._starting[sequence] = (Epoch(start.state.epoch), link)
             self._spawn(self._start_anew(link, start), name=f"start anew {sequence}")
         else:
             self._start_now(link, start)
@@ -193,11 +203,11 @@ class Shell:
             await self._arrivals.supersede(sequence, epoch)
         except SluiceError as error:
             refusal = error
-        if self._starting.get(sequence) != epoch:
+        if self._starting.get(sequence) != (epoch, link):
             return  # cancelled, or started under a newer epoch, while it waited
         del self._starting[sequence]
         if refusal is not None:
-            link.send(failure(sequence, epoch, refusal))
+            link.send(failure(sequence, epoch, refusal, is_unstarted=True))
         elif link in list(self.routers):
             self._start_now(link, start)
 
@@ -209,7 +219,7 @@ class Shell:
                 raise NoWorkerError(f"worker {self.info.worker} is {self.standing.lifecycle.value}; place elsewhere")
             self._make_way(sequence, epoch)
         except SluiceError as error:
-            link.send(failure(sequence, epoch, error))
+            link.send(failure(sequence, epoch, error, is_unstarted=True))
             return
         hold = start.HasField("target")
         self._live[sequence] = Live(state, link, state.router, state.epoch, is_handoff=hold)
@@ -240,7 +250,7 @@ class Shell:
         if (live := self._live.pop(sequence, None)) is not None:
             self._handoffs.on_ended(sequence)
             self._spans.end(sequence, error=error.code.value)
-            live.link.send(failure(sequence, epoch, error))
+            live.link.send(failure(sequence, epoch, error, is_unstarted=isinstance(error, OverloadedError)))
 
     def adopt(self, state: SequenceState) -> bool:
         """A handed-off sequence is about to decode here. False if its router is not connected."""
@@ -282,7 +292,7 @@ class Shell:
         return self.epoch_of(sequence) == epoch
 
     def _cancel(self, sequence: SequenceId, epoch: Epoch) -> None:
-        if self._starting.get(sequence, epoch + 1) <= epoch:
+        if sequence in self._starting and self._starting[sequence][0] <= epoch:
             del self._starting[sequence]
         live = self._live.get(sequence)
         if live is not None and live.epoch <= epoch:

@@ -72,6 +72,12 @@ class Standing:
             self._life.on(Event.DRAIN)
             self._on_change()
 
+    @property
+    def is_overdue(self) -> bool:
+        """Whether it still drains though the deadline has passed."""
+        ends_s = self._drain_ends_s
+        return self._life.state is Lifecycle.DRAINING and ends_s is not None and self.now_s() >= ends_s - 1e-6
+
     def resume(self) -> None:
         """The drain is off, or over: admit work again."""
         if self._life.state in {Lifecycle.DRAINING, Lifecycle.DRAINED}:

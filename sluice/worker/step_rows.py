@@ -44,8 +44,9 @@ def rows_from(live: Live, *, next_index: int) -> pb.WorkerMessage:
     return pb.WorkerMessage(tokens=step)
 
 
-def failure(sequence: SequenceId, epoch: Epoch, error: SluiceError) -> pb.WorkerMessage:
-    """The message that says a sequence cannot go on here, and whose fault it is."""
+def failure(sequence: SequenceId, epoch: Epoch, error: SluiceError, *, is_unstarted: bool = False) -> pb.WorkerMessage:
+    """The message that says a sequence cannot go on here, or begin, and whose fault it is."""
     field = error.field if isinstance(error, InvalidRequestError) else ""
     failed = pb.SequenceFailed(sequence=sequence, epoch=epoch, code=error.code.value, message=str(error), field=field)
+    failed.unstarted = is_unstarted
     return pb.WorkerMessage(failed=failed)

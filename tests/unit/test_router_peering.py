@@ -32,7 +32,7 @@ def join(fleet: Fleet, name: str, role: Role) -> Member:
 def told(member: Member) -> list[list[tuple[str, str]]]:
     """The lists a worker has been sent since last asked."""
     assert isinstance(member.link, RecordedLink)
-    messages, member.link.sent = member.link.sent, []
+    messages, member.link.messages = member.link.messages, []
     return [sorted((row.target.worker, row.role) for row in message.peers.peers) for message in messages]
 
 

@@ -23,7 +23,7 @@ class Owner:
     def registration(self) -> pb.Register:
         return pb.Register(worker="w")
 
-    def heartbeat(self) -> pb.Heartbeat:
+    def heartbeat(self, link: RouterLink) -> pb.Heartbeat:
         return pb.Heartbeat()
 
     def prefixes(self) -> pb.PrefixUpdate:
