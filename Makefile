@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help init demo test sim check format proto chaos gpu bench clean
+.PHONY: help init demo test sim e2e cluster check format proto chaos gpu bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -22,12 +22,18 @@ demo: $(STAMP) ## Start a router, prefill and decode workers; send requests; sho
 	$(PY) -m sluice.cli.main demo
 
 test: $(STAMP) ## Run every test that needs no GPU
-	$(PY) -m pytest tests --ignore=tests/gpu
+	$(PY) -m pytest tests --ignore=tests/gpu --ignore=tests/e2e
 
 SEED ?= 0
 RUNS ?= 1000
 sim: $(STAMP) ## Random fault histories on virtual time: make sim RUNS=10000; one seed again: make sim SEED=123 RUNS=1
 	$(PY) -m sluice.testing.simulation --seed $(SEED) --runs $(RUNS)
+
+e2e: $(STAMP) ## Install, serve and disturb on a real Kubernetes that this machine builds and starts (root; docs/kubernetes.md)
+	PYTHONPATH=tests/support:. $(PY) -m pytest tests/e2e
+
+cluster: $(STAMP) ## Keep such a cluster up, with this source tree's images, until Ctrl-C; `make e2e` then uses it
+	PYTHONPATH=tests/support:. $(PY) -m kube up
 
 check: $(STAMP) ## Lint, types, import layers, house rules
 	$(VENV)/bin/ruff check .

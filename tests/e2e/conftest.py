@@ -18,10 +18,10 @@ from kube.api import Document
 from kube.site import Site
 from kube.traffic import Report, Traffic
 
-TEST_S_MAX = 600
+TEST_S_MAX = 900
 STREAMS = 56  # at least 50 in flight at any time, with room for those that have just ended
-STREAM_TOKENS = 200
-WAIT_TOKENS_S = 90.0
+STREAM_TOKENS = 150
+WAIT_TOKENS_S = 180.0
 RESULTS = Path("e2e-results.jsonl")
 
 
@@ -55,7 +55,8 @@ def site(bare_site: Site) -> Iterator[Site]:
     """A cluster with the chart installed."""
     bare_site.install()
     yield bare_site
-    bare_site.uninstall()
+    if not bare_site.is_kept:
+        bare_site.uninstall()
 
 
 @pytest.fixture
@@ -88,7 +89,9 @@ def demo(site: Site) -> Iterator[Document]:
     }
     site.api.apply(document)
     yield site.wait_settled("demo")
-    site.api.delete(site.service_path("demo"))
+    if not site.is_kept:
+        site.api.delete(site.service_path("demo"))
+        site.wait_gone("demo")
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,8 @@ from kube.processes import wait_until
 CHART = Path(__file__).parents[3] / "charts" / "sluice"
 RELEASE = "sluice"
 SYSTEM = "sluice-system"
-WAIT_S = 120.0
-HELM_WAIT_S = 120
+WAIT_S = 300.0  # a laptop that does other things, too
+HELM_WAIT_S = 300
 SERVICES = "/apis/sluice.dev/v1alpha1"
 OWNED = (
     "/api/v1/pods",

@@ -15,7 +15,7 @@ from sse_client import Answer, read_events
 
 ATTEMPTS_MAX = 60
 RETRY_S = 0.25
-REQUEST_S_MAX = 180.0
+REQUEST_S_MAX = 300.0
 Body = dict[str, Any]
 
 
@@ -80,7 +80,7 @@ class Traffic:
                 self._raise_failure()
                 await asyncio.sleep(0.02)
 
-    async def wait_completed(self, more: int, *, deadline_s: float = 120.0) -> None:
+    async def wait_completed(self, more: int, *, deadline_s: float = 300.0) -> None:
         """Return when so many further requests have ended. Raises TimeoutError."""
         wanted = self.report.completed + more
         async with asyncio.timeout(deadline_s):
