@@ -84,7 +84,7 @@ def demo(site: Site) -> Iterator[Document]:
             "model": {},
             "routers": {"replicas": 2, "cpu": "100m"},
             "pools": {"prefill": pool, "decode": pool},
-            "drain": {"deadlineSeconds": 30},
+            "drain": {"deadlineSeconds": 120},
         },
     }
     site.api.apply(document)

@@ -21,7 +21,7 @@ async def test_a_drained_node_loses_no_request(site: Site, demo: Document, strea
     node = await site.apart(site.busiest_node, "demo")
     async with streams("kubectl drain", resumed_max=1000):
         drained = await site.apart(
-            site.run_kubectl, "drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=150s"
+            site.run_kubectl, "drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=300s"
         )
         assert f"node/{node}" in drained.splitlines()[-1]
     await site.apart(site.run_kubectl, "uncordon", node)

@@ -77,6 +77,15 @@ def router_deployment(service: AcceptedService, config: OperatorConfig) -> Manif
         **({"initContainers": list(model.init)} if model.init else {}),
         "containers": [pod_parts.container(one, config)],
         "volumes": [*pod_parts.pod_volumes(name), *model.volumes],
+        # One node that goes should not take every router with it.
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": selector},
+            }
+        ],
     }
     return {
         **head(Kind.DEPLOYMENT, name, namespace=service.namespace, labels=labels),

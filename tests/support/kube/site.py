@@ -49,7 +49,7 @@ class Site:
     own: Cluster | None  # None: somebody else's cluster, reached by KUBECONFIG
     is_kept: bool  # it was up before and stays up
 
-    def run_kubectl(self, *arguments: str, deadline_s: float = 180.0, text_in: str | None = None) -> str:
+    def run_kubectl(self, *arguments: str, deadline_s: float = 330.0, text_in: str | None = None) -> str:
         """kubectl's output. Raises CommandError."""
         environment = {**os.environ, "KUBECONFIG": str(self.api.kubeconfig)}
         return run([self.kubectl, *arguments], deadline_s=deadline_s, environment=environment, text_in=text_in)
