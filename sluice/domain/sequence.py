@@ -7,6 +7,7 @@ The random generator has no state of its own: draws are keyed by (seed, output i
 from dataclasses import dataclass
 
 from sluice.domain.ids import BlockHash, Epoch, RequestId, RouterId, SequenceId
+from sluice.domain.image import ImageSpan
 from sluice.domain.sampling import SamplingParams
 
 
@@ -29,6 +30,7 @@ class SequenceState:
     sampling: SamplingParams
     traceparent: str = ""  # W3C trace context; empty when the request is not traced
     choice: int = 0  # which output of its request this is
+    images: tuple[ImageSpan, ...] = ()  # in the prompt, in order
 
     def __post_init__(self) -> None:
         assert 0 < self.prompt_tokens <= len(self.tokens), "a sequence has a prompt, and outputs follow it"

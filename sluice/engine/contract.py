@@ -14,9 +14,10 @@ or writing them. Who ends those states: `worker/` under the laws of `kv_transfer
 Next: `engine.py` for the real one, `worker/step_loop.py` for the caller.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, Protocol
 
 from sluice.capacity.step_model import EMPTY, StepShape
 from sluice.domain.ids import BlockHash, BlockId, Epoch, SequenceId
@@ -24,6 +25,8 @@ from sluice.domain.kv import KvGeometry
 from sluice.domain.load import WorkerLoad
 from sluice.domain.role import FinishReason
 from sluice.domain.sequence import SequenceState
+
+NO_EMBEDDINGS: Final[Mapping[bytes, memoryview]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,12 +143,14 @@ class Engine(Protocol):
     @property
     def limits(self) -> EngineLimits: ...
 
-    def add(self, state: SequenceState, *, hold: bool) -> None:
+    def add(self, state: SequenceState, *, hold: bool, embeddings: Mapping[bytes, memoryview] = NO_EMBEDDINGS) -> None:
         """Queue a sequence; tokens without KV (all of them, less prefix hits) will be prefilled.
 
-        With `hold` the sequence stops after its first new token and becomes HELD, unless that
-        token finished it. Raises InvalidRequestError if it can never fit, OverloadedError if
-        the waiting queue is full.
+        `embeddings` of the images in its prompt, by digest: [tokens, levels, hidden] each, in the
+        model's dtype; they must stay as they are while the sequence is here. With `hold` the sequence
+        stops after its first new token and becomes HELD, unless that token finished it. Raises
+        InvalidRequestError if it can never fit or an image is missing, OverloadedError if the waiting
+        queue is full.
         """
         ...
 
@@ -229,4 +234,5 @@ class ModelFacts:
     sequence_tokens_max: int
     device: str
     architecture: str = ""
+    image_token_bytes: int = 0  # of one image token's embeddings; 0: it reads text alone
     notes: tuple[str, ...] = field(default=())

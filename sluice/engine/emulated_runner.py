@@ -19,8 +19,8 @@ from sluice.engine.contract import GroupListener, KvSpan, Logprobs, ModelFacts
 from sluice.engine.emulated_model import TokenRule
 from sluice.engine.pace import Pace
 from sluice.engine.runner import Choice, Sampled
-from sluice.engine.scheduler import StepPlan, Work
 from sluice.engine.sequence import LiveSequence
+from sluice.engine.step_plan import StepPlan, Work
 
 Positions = NDArray[np.int64]
 

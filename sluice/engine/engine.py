@@ -5,7 +5,7 @@ Owns the order of a step and nothing else: schedule, run, note what happened. De
 One thread calls it; it never blocks on I/O.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sluice.clock import Clock, SystemClock
@@ -16,6 +16,7 @@ from sluice.domain.role import Lifecycle
 from sluice.domain.sequence import SequenceState
 from sluice.engine.block_counts import count_blocks
 from sluice.engine.contract import (
+    NO_EMBEDDINGS,
     BlockCounts,
     EngineLimits,
     GroupListener,
@@ -27,12 +28,13 @@ from sluice.engine.contract import (
     TokenOut,
 )
 from sluice.engine.handover import Handover
-from sluice.engine.request_checks import check_tokens, check_unit_hashes
+from sluice.engine.request_checks import check_embeddings, check_tokens, check_unit_hashes
 from sluice.engine.runner import ModelRunner, Sampled
-from sluice.engine.scheduler import Scheduler, StepPlan
+from sluice.engine.scheduler import Scheduler
 from sluice.engine.sequence import Phase
+from sluice.engine.step_plan import StepPlan
 from sluice.engine.stopping import finish_reason
-from sluice.errors import ConfigError, IllegalTransitionError
+from sluice.errors import ConfigError, IllegalTransitionError, InvalidRequestError
 
 STEP_SMOOTHING = 0.1  # weight of the newest step in WorkerLoad.step_s
 
@@ -84,10 +86,11 @@ class PagedEngine:
         """ "cpu" or "cuda:0"."""
         return self._runner.kv_device
 
-    def add(self, state: SequenceState, *, hold: bool) -> None:
+    def add(self, state: SequenceState, *, hold: bool, embeddings: Mapping[bytes, memoryview] = NO_EMBEDDINGS) -> None:
         self._check(state)
+        check_embeddings(state, embeddings, token_bytes=self._runner.facts.image_token_bytes)
         self.handover.check_absent(state.sequence)
-        self.scheduler.add(state, hold=hold)
+        self.scheduler.add(state, hold=hold, embeddings=embeddings)
 
     def hold(self, sequence: SequenceId) -> None:
         self.scheduler.hold(sequence)
@@ -114,6 +117,9 @@ class PagedEngine:
 
     def attach(self, state: SequenceState, *, computed: int) -> None:
         self._check(state)
+        if any(span.end > computed for span in state.images):
+            problem = f"are needed from token {computed} on"
+            raise InvalidRequestError(field="images", problem=problem, remedy="move it when its prompt is computed")
         self.handover.attach(state, computed=computed)
 
     def cancel_reservation(self, sequence: SequenceId) -> None:
@@ -134,8 +140,9 @@ class PagedEngine:
     def step(self) -> StepReport:
         started_s = self._clock.now_s()
         plan = self.scheduler.plan()
+        lost = tuple((sequence, "its blocks were needed, and its images are not here") for sequence in plan.lost)
         if not plan.decodes and not plan.prefills:
-            return StepReport(preempted=plan.preempted)
+            return StepReport(preempted=plan.preempted, failed=lost)
         shape = plan.shape
         sampled = self._runner.run(plan, self._listener)
         for work in (*plan.decodes, *plan.prefills):
@@ -146,7 +153,7 @@ class PagedEngine:
         seconds = self._clock.now_s() - started_s
         self._step_s += (seconds - self._step_s) * (STEP_SMOOTHING if self._step_s else 1.0)
         self._tokens_total += len(report.tokens)
-        return replace(report, shape=shape, seconds=seconds)
+        return replace(report, failed=report.failed + lost, shape=shape, seconds=seconds)
 
     def blocks(self) -> BlockCounts:
         return count_blocks(self.scheduler, self.handover)

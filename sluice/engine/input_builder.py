@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from sluice.domain.kv import K_AND_V
 from sluice.engine.attention_groups import cut
 from sluice.engine.contract import KvSpan
+from sluice.engine.image_inputs import ImageShape, image_rows, step_positions, token_ids_without_images
 from sluice.engine.kept_keys import KeyKeeper
 from sluice.engine.kv_cache import KvCache
-from sluice.engine.scheduler import StepPlan, Work
 from sluice.engine.step_inputs import AttentionGroup, KeyView, StepInputs
+from sluice.engine.step_plan import StepPlan, Work
 
 Ints = NDArray[np.int64]
 
@@ -35,8 +36,17 @@ GPU_CALL_PAIRS_FACTOR: Final = 64
 class InputBuilder:
     """Builds StepInputs for one KV pool and one model's sliding windows."""
 
-    def __init__(self, *, cache: KvCache, dtype: torch.dtype, windows: Sequence[int | None]) -> None:
+    def __init__(
+        self,
+        *,
+        cache: KvCache,
+        dtype: torch.dtype,
+        windows: Sequence[int | None],
+        image_shape: ImageShape | None = None,
+    ) -> None:
+        """With `image_shape`, prompts may hold images of it."""
         self._cache = cache
+        self._image_shape = image_shape
         self._dtype = dtype
         self._windows = tuple(windows)
         self._device = cache.device
@@ -55,18 +65,22 @@ class InputBuilder:
         works = decodes + prefills
         cuts = [0, *decode_ends, *(len(decodes) + end for end in prefill_ends)]
         packed = _Packed(works, block_tokens=self._cache.geometry.block_tokens)
+        shape = self._image_shape
         sampling = [index for index, work in enumerate(works) if work.samples]
         groups = tuple(self._group(packed, first, end) for first, end in pairwise(cuts))
         if self._keeper is not None:
             self._keeper.end_step()
         return StepInputs(
-            token_ids=self._tensor(packed.tokens)[None],
-            positions=self._tensor(packed.positions)[None],
+            token_ids=self._tensor(packed.tokens if shape is None else token_ids_without_images(packed.tokens))[None],
+            positions=self._tensor(
+                packed.positions[None] if shape is None else step_positions(works, packed.positions, shape=shape)
+            ),
             sample_rows=self._tensor(packed.starts[1:][sampling] - 1),
             sampled=tuple(works[index].sequence for index in sampling),
             write_rows=self._write_rows(packed),
             groups=groups,
             held_spans=tuple(_span(work) for work in works if work.sequence.hold),
+            images=None if shape is None else image_rows(works, shape, device=self._device),
         )
 
     def forget_kept(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from sluice.domain.image import IMAGE_TOKEN_FROM
 from sluice.engine.sequence import LiveSequence
 from sluice.engine.stopping import barred_tokens
 
@@ -44,7 +45,8 @@ def _penalise(row: torch.Tensor, sequence: LiveSequence) -> None:
     """Apply the penalties of one sequence to its `row` [vocabulary], in place."""
     sampling, prompt = sequence.sampling, sequence.accepted.prompt_tokens
     if sampling.repetition_penalty != 1.0:
-        seen = torch.from_numpy(np.unique(np.array(sequence.tokens, dtype=np.int64))).to(row.device)
+        tokens = np.unique(np.array(sequence.tokens, dtype=np.int64))
+        seen = torch.from_numpy(tokens[tokens < IMAGE_TOKEN_FROM]).to(row.device)
         scores = row.index_select(0, seen)
         penalty = sampling.repetition_penalty
         row.index_copy_(0, seen, torch.where(scores > 0, scores / penalty, scores * penalty))

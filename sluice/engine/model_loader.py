@@ -7,7 +7,7 @@ ModelLoadError naming file and remedy. Next: `model_probe.py`, then `kv_cache.py
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,10 +22,13 @@ from sluice.domain.kv import K_AND_V, KvGeometry
 from sluice.engine.attention import ATTENTION_NAME
 from sluice.engine.contract import ModelFacts
 from sluice.engine.fingerprint import fingerprint_of
+from sluice.engine.image_inputs import ImageShape
 from sluice.engine.kv_cache import DTYPES
 from sluice.engine.model_files import check_model_files
 from sluice.engine.model_probe import KvShape, probe_model
 from sluice.engine.packed_linear import pack_linears
+from sluice.engine.vision.families import FAMILIES, VisionFamily, embedding_levels, family_of
+from sluice.engine.vision.vision_loader import load_language_part
 from sluice.errors import ConfigError, ModelLoadError
 
 Progress = Callable[[str, float], None]
@@ -40,11 +43,16 @@ SWITCHING_ROPES: Final = {"dynamic", "longrope"}
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model ready to run on the paged cache, and what it is. `windows`: sliding window per layer."""
+    """A model ready to run on the paged cache, and what it is. `windows`: sliding window per layer.
+
+    The language half of a vision-language model has a `family`, and an `image_shape` its embeddings must have.
+    """
 
     module: PreTrainedModel
     facts: ModelFacts
     windows: tuple[int | None, ...]
+    family: VisionFamily | None = None
+    image_shape: ImageShape | None = None
 
 
 def load_model(
@@ -64,11 +72,32 @@ def load_model(
     report("reading configuration", 0.05)
     config = _read_config(directory)
     report("loading weights", 0.1)
-    module = _read_weights(directory, config, precision, target)
+    is_seeing = config.model_type in FAMILIES
+    if is_seeing:
+        module = load_language_part(directory, dtype=precision, device=target)
+    else:
+        module = _read_weights(directory, config, precision, target)
     report("checking", 0.85)
     loaded = adopt_module(module, name=_name_of(path_or_hub_id))
     report("ready", 1.0)
-    return loaded
+    return _seeing(loaded, config) if is_seeing else loaded
+
+
+def _speaker(module: PreTrainedModel) -> PreTrainedModel:
+    """What of a model has the paged cache: all of it, or the language part of one that sees."""
+    family = FAMILIES.get(str(module.config.model_type))
+    whole: Any = module
+    speaker: PreTrainedModel = whole if family is None else getattr(whole.model, family.language_part)
+    return speaker
+
+
+def _seeing(loaded: LoadedModel, config: PreTrainedConfig) -> LoadedModel:
+    """The language half of a vision-language model, with what it takes of images."""
+    family = family_of(str(config.model_type))
+    hidden, dtype = int(config.get_text_config().hidden_size), loaded.module.dtype
+    shape = ImageShape(levels=embedding_levels(config), hidden=hidden, dtype=dtype, has_grid=family.has_grid)
+    facts = replace(loaded.facts, image_token_bytes=shape.levels * hidden * dtype.itemsize)
+    return replace(loaded, facts=facts, family=family, image_shape=shape)
 
 
 def adopt_module(module: PreTrainedModel, *, name: str) -> LoadedModel:
@@ -77,8 +106,9 @@ def adopt_module(module: PreTrainedModel, *, name: str) -> LoadedModel:
     Raises ModelLoadError if its attention does not fit one paged pool.
     """
     fingerprint = fingerprint_of(module.config.to_dict(), module.named_parameters())
-    shape = probe_model(module, name=name)
-    module.set_attn_implementation(ATTENTION_NAME)
+    speaker = _speaker(module)
+    shape = probe_model(speaker, name=name)
+    speaker.set_attn_implementation(ATTENTION_NAME)
     facts = _facts(module, name=name, shape=shape, fingerprint=fingerprint)
     pack_linears(module)
     return LoadedModel(module=module, facts=facts, windows=shape.windows)

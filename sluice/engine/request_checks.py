@@ -4,12 +4,13 @@ Sizes and limits are the scheduler's to check; the ranges of sampling settings a
 they are built. Next: `engine.py`, the only user.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from sluice.domain.block_hash import HASH_UNIT_TOKENS
 from sluice.domain.ids import BlockHash
+from sluice.domain.image import image_tokens
 from sluice.domain.sequence import SequenceState
 from sluice.errors import InvalidRequestError
 
@@ -17,6 +18,9 @@ from sluice.errors import InvalidRequestError
 def check_tokens(state: SequenceState, *, vocabulary: int) -> None:
     """Raise InvalidRequestError if a token id, or a logit bias, is not of the model's vocabulary."""
     tokens = np.array(state.tokens, dtype=np.int64)
+    _check_spans(state)
+    for span in state.images:
+        tokens[span.first : span.end] = 0
     wrong = tokens[(tokens < 0) | (tokens >= vocabulary)]
     remedy = f"use token ids from 0 to {vocabulary - 1}"
     if len(wrong):
@@ -24,6 +28,29 @@ def check_tokens(state: SequenceState, *, vocabulary: int) -> None:
     for token, _ in state.sampling.logit_bias:
         if token >= vocabulary:
             raise InvalidRequestError(field="logit_bias", problem=f"names token {token}", remedy=remedy)
+
+
+def check_embeddings(state: SequenceState, embeddings: Mapping[bytes, memoryview], *, token_bytes: int) -> None:
+    """Raise InvalidRequestError unless every image of the prompt has enough embeddings of `token_bytes` each."""
+    if state.images and not token_bytes:
+        raise InvalidRequestError(field="images", problem="are not read by this model", remedy="send text alone")
+    for span in state.images:
+        have = embeddings[span.digest].nbytes if span.digest in embeddings else 0
+        if have < (span.offset + span.tokens) * token_bytes:
+            problem = f"{span.digest.hex()} has {have} bytes of embeddings for token {span.first}"
+            raise InvalidRequestError(field="images", problem=problem, remedy="encode it first")
+
+
+def _check_spans(state: SequenceState) -> None:
+    """Spans lie in the prompt, in order, over the tokens that name their image."""
+    at = 0
+    for span in state.images:
+        named = image_tokens(span.digest, span.tokens, offset=span.offset)
+        is_inside = at <= span.first and span.end <= state.prompt_tokens and span.tokens > 0
+        if not is_inside or list(state.tokens[span.first : span.end]) != named:
+            problem = f"tokens {span.first} to {span.end} do not stand for image {span.digest.hex()}"
+            raise InvalidRequestError(field="images", problem=problem, remedy="lay out the prompt with its images")
+        at = span.end
 
 
 def check_unit_hashes(unit_hashes: Sequence[BlockHash], *, tokens: int) -> None:

@@ -10,8 +10,8 @@ from typing import Protocol
 
 from sluice.domain.ids import BlockId
 from sluice.engine.contract import GroupListener, Logprobs, ModelFacts
-from sluice.engine.scheduler import StepPlan
 from sluice.engine.sequence import LiveSequence
+from sluice.engine.step_plan import StepPlan
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,68 +13,23 @@ Next: `handover.py` for reservations, `block_pool.py` for the blocks, `engine.py
 """
 
 from bisect import insort
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from sluice.capacity.step_model import StepShape, chunk_pairs
 from sluice.domain.ids import BlockHash, BlockId, SequenceId
 from sluice.domain.kv import KvGeometry
 from sluice.domain.role import FinishReason
 from sluice.domain.sequence import SequenceState
 from sluice.engine.block_pool import BlockPool
-from sluice.engine.contract import EngineLimits
+from sluice.engine.contract import NO_EMBEDDINGS, EngineLimits
 from sluice.engine.sequence import LiveSequence, Phase
+from sluice.engine.step_plan import StepPlan, Work
 from sluice.errors import IllegalTransitionError, InvalidRequestError, OverloadedError, ReservationRefusedError
 
 PASSED_OVER_MAX: Final = 64
 """How many waiting sequences one step passes over because their prefix is being computed."""
 
 RETRY_AFTER_S: Final = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Compute the KV of tokens [first, end) of one sequence in this step."""
-
-    sequence: LiveSequence
-    first: int
-    end: int
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens are computed."""
-        return self.end - self.first
-
-    @property
-    def samples(self) -> bool:
-        """Whether the last computed token is the sequence's last: then the next one is chosen."""
-        return self.end == len(self.sequence.tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class StepPlan:
-    """One step's work. Decodes compute one token each."""
-
-    decodes: tuple[Work, ...]
-    prefills: tuple[Work, ...]
-    preempted: int
-
-    @property
-    def prefill_tokens(self) -> int:
-        """Tokens computed by prefills."""
-        return sum(work.tokens for work in self.prefills)
-
-    @property
-    def shape(self) -> StepShape:
-        """The work of the step, summed."""
-        return StepShape(
-            prefill_tokens=self.prefill_tokens,
-            prefill_pairs=sum(chunk_pairs(work.tokens, context_tokens=work.first) for work in self.prefills),
-            prefills=len(self.prefills),
-            decodes=len(self.decodes),
-            context_tokens=sum(work.end for work in self.decodes),
-        )
 
 
 class Scheduler:
@@ -91,15 +46,16 @@ class Scheduler:
         self._running: list[LiveSequence] = []
         self._in_flight: dict[BlockHash, SequenceId] = {}  # full blocks that running prefills will publish
         self._arrivals = 0
+        self._lost: list[SequenceId] = []  # since the last plan
 
     # ---- what the outside asks for
 
-    def add(self, state: SequenceState, *, hold: bool) -> None:
+    def add(self, state: SequenceState, *, hold: bool, embeddings: Mapping[bytes, memoryview] = NO_EMBEDDINGS) -> None:
         """Queue a sequence. Raises InvalidRequestError if it can never fit, OverloadedError if the queue is full."""
         self.check_new(state)
         if len(self._waiting) >= self._limits.waiting_sequences_max:
             raise OverloadedError("the engine's waiting queue is full", retry_after_s=RETRY_AFTER_S)
-        sequence = self._accept_sequence(state, hold=hold)
+        sequence = self._accept_sequence(state, hold=hold, embeddings=embeddings)
         insort(self._waiting, sequence, key=_by_arrival)
 
     def check_absent(self, sequence_id: SequenceId) -> None:
@@ -191,7 +147,8 @@ class Scheduler:
                 if budget <= 0:
                     break
         decodes = tuple(Work(sequence, sequence.computed, sequence.computed + 1) for sequence in decoding)
-        return StepPlan(decodes=decodes, prefills=tuple(prefills), preempted=preempted)
+        lost, self._lost = tuple(self._lost), []
+        return StepPlan(decodes=decodes, prefills=tuple(prefills), preempted=preempted, lost=lost)
 
     def note_computed(self, work: Work) -> None:
         """The KV that `work` names is written."""
@@ -228,8 +185,16 @@ class Scheduler:
             self._take_off(sequence)
         insort(self._running, sequence, key=_by_arrival)
 
-    def _accept_sequence(self, state: SequenceState, *, hold: bool) -> LiveSequence:
-        sequence = LiveSequence(accepted=state, arrival=self._arrivals, hold=hold, block_tokens=self._block_tokens)
+    def _accept_sequence(
+        self, state: SequenceState, *, hold: bool, embeddings: Mapping[bytes, memoryview] = NO_EMBEDDINGS
+    ) -> LiveSequence:
+        sequence = LiveSequence(
+            accepted=state,
+            arrival=self._arrivals,
+            hold=hold,
+            block_tokens=self._block_tokens,
+            embeddings=embeddings,
+        )
         self._arrivals += 1
         self._live[state.sequence] = sequence
         return sequence
@@ -262,10 +227,16 @@ class Scheduler:
         return decoding, preempted
 
     def _last_preemptible(self) -> LiveSequence:
-        """The running sequence that arrived last and that no other worker may read."""
-        return next(sequence for sequence in reversed(self._running) if not sequence.hold)
+        """The running sequence that arrived last and that no other worker may read; one that can restart, if any."""
+        mine = [sequence for sequence in reversed(self._running) if not sequence.hold]
+        return next((sequence for sequence in mine if sequence.can_restart), mine[0])
 
     def _preempt(self, sequence: LiveSequence) -> None:
+        if not sequence.can_restart:
+            self._forget(sequence)
+            sequence.phase = Phase.WAITING
+            self._lost.append(sequence.sequence)
+            return
         self._running.remove(sequence)
         self._let_blocks_go(sequence)
         sequence.phase = Phase.WAITING

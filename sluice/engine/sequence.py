@@ -4,7 +4,7 @@ Decides nothing and touches no tensor: `scheduler.py` moves sequences between ph
 `input_builder.py` turns them into tensors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
@@ -31,6 +31,7 @@ class LiveSequence:
     arrival: int  # grows with every accepted sequence; decides who goes first
     hold: bool  # becomes HELD after its first new token
     block_tokens: int
+    embeddings: Mapping[bytes, memoryview]  # of its images, if it came with them
     phase: Phase = Phase.WAITING
     computed: int = 0
     published: int = 0  # leading blocks already offered to the prefix cache
@@ -62,6 +63,11 @@ class LiveSequence:
     def cacheable_hashes(self) -> Sequence[BlockHash]:
         """Hashes that may be hit: the last token must be computed, or there is nothing to sample from."""
         return self.block_hashes[: (len(self.tokens) - 1) // self.block_tokens]
+
+    @property
+    def can_restart(self) -> bool:
+        """Whether its KV could be computed again here: a sequence that came with KV alone has no embeddings."""
+        return all(span.digest in self.embeddings for span in self.accepted.images)
 
     def extend_hashes(self) -> None:
         """Continue the hash chain over full blocks that have none, generated tokens included."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from sluice.engine.contract import KvSpan
+from sluice.engine.image_inputs import ImageRows
 from sluice.engine.kept_keys import KeptKeys
 from sluice.engine.kv_cache import KvCache
 from sluice.engine.sequence import LiveSequence
@@ -64,9 +65,10 @@ class StepInputs:
     """One forward pass. `sampled` are the sequences that get a token, in the order of `sample_rows`."""
 
     token_ids: torch.Tensor  # [1, tokens]
-    positions: torch.Tensor  # [1, tokens]
+    positions: torch.Tensor  # [1, tokens], or [3, 1, tokens] where positions have three axes
     sample_rows: torch.Tensor  # [sampled] rows of the packed tokens
     sampled: tuple[LiveSequence, ...]
     write_rows: dict[int, torch.Tensor]
     groups: tuple[AttentionGroup, ...]
     held_spans: tuple[KvSpan, ...]
+    images: ImageRows | None = None

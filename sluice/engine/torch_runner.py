@@ -16,11 +16,12 @@ from sluice.engine.engine import PagedEngine
 from sluice.engine.fence import fence_on
 from sluice.engine.input_builder import InputBuilder
 from sluice.engine.kv_cache import KvCache
+from sluice.engine.language_forward import language_logits
 from sluice.engine.model_loader import LoadedModel
 from sluice.engine.runner import Sampled
 from sluice.engine.sampler import choose
-from sluice.engine.scheduler import StepPlan
 from sluice.engine.step_inputs import StepContext, StepInputs
+from sluice.engine.step_plan import StepPlan
 from sluice.errors import ConfigError
 
 
@@ -31,7 +32,9 @@ class TorchRunner:
         self.cache = cache
         self._model = model
         windows = tuple(dict.fromkeys(model.windows))
-        self._inputs = InputBuilder(cache=cache, dtype=model.module.dtype, windows=windows)
+        self._inputs = InputBuilder(
+            cache=cache, dtype=model.module.dtype, windows=windows, image_shape=model.image_shape
+        )
 
     @property
     def facts(self) -> ModelFacts:
@@ -64,6 +67,16 @@ class TorchRunner:
             groups=inputs.groups,
             on_group=self._announcer(inputs.held_spans, listener),
         )
+        logits = self._logits(inputs, context)
+        if not inputs.sampled:
+            return ()
+        choices = choose(logits[0], inputs.sampled, eos_token_ids=self._model.facts.eos_token_ids)
+        return [Sampled(*pair) for pair in zip(inputs.sampled, choices, strict=True)]
+
+    def _logits(self, inputs: StepInputs, context: StepContext) -> torch.Tensor:
+        """[1, sampled, vocabulary]."""
+        if self._model.family is not None:
+            return language_logits(self._model.module, self._model.family, inputs, context)
         output = self._model.module(
             input_ids=inputs.token_ids,
             position_ids=inputs.positions,
@@ -71,10 +84,8 @@ class TorchRunner:
             logits_to_keep=inputs.sample_rows,
             step=context,
         )
-        if not inputs.sampled:
-            return ()
-        choices = choose(output.logits[0], inputs.sampled, eos_token_ids=self._model.facts.eos_token_ids)
-        return [Sampled(*pair) for pair in zip(inputs.sampled, choices, strict=True)]
+        logits: torch.Tensor = output.logits
+        return logits
 
     def _announcer(self, spans: tuple[KvSpan, ...], listener: GroupListener | None) -> Callable[[int], None] | None:
         """What attention calls when a layer group is written, if somebody listens and something is held."""

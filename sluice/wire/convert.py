@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from sluice.domain.block_hash import HASH_BYTES
 from sluice.domain.ids import BlockHash, BootId, Epoch, RequestId, RouterId, SequenceId, WorkerId
+from sluice.domain.image import ImageSpan
 from sluice.domain.kv import KvGeometry
 from sluice.domain.load import LinkLoad, WorkerInfo, WorkerLoad
 from sluice.domain.role import Lifecycle, Role
@@ -87,6 +88,10 @@ def state_to_wire(state: SequenceState) -> pb.SequenceState:
         sampling=sampling_to_wire(state.sampling),
         traceparent=state.traceparent,
         choice=state.choice,
+        images=[
+            pb.ImageSpan(digest=span.digest, first=span.first, rows=span.rows, columns=span.columns, offset=span.offset)
+            for span in state.images
+        ],
     )
 
 
@@ -109,6 +114,10 @@ def state_from_wire(message: pb.SequenceState) -> SequenceState:
         sampling=sampling_from_wire(message.sampling),
         traceparent=message.traceparent,
         choice=message.choice,
+        images=tuple(
+            ImageSpan(digest=span.digest, first=span.first, rows=span.rows, columns=span.columns, offset=span.offset)
+            for span in message.images
+        ),
     )
 
 

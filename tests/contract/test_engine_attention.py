@@ -13,9 +13,9 @@ from sluice.engine.attention import paged_attention
 from sluice.engine.input_builder import InputBuilder
 from sluice.engine.kept_keys import GROWTH_TOKENS, KeyKeeper
 from sluice.engine.kv_cache import KvCache
-from sluice.engine.scheduler import StepPlan, Work
 from sluice.engine.sequence import LiveSequence
 from sluice.engine.step_inputs import StepContext
+from sluice.engine.step_plan import StepPlan, Work
 from sluice.testing.sequence_states import sequence_state
 
 torch.set_num_threads(1)

@@ -18,11 +18,12 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 
+from sluice.domain.image import IMAGE_DIGEST_BYTES, ImageSpan, rope_delta
 from sluice.engine.vision import encoder as encoding
 from sluice.engine.vision.encoder import VisionEncoder
 from sluice.engine.vision.families import FAMILIES
 from sluice.engine.vision.picture import Picture, PictureLimits, decode_picture
-from sluice.engine.vision.positions import ImageSpan, rope_positions
+from sluice.engine.vision.positions import rope_positions
 from sluice.engine.vision.preprocessor import PreparedImage, Preprocessor
 from sluice.engine.vision.random_vision_models import CONFIGS, IMAGE_TOKEN, save_random_vision_model
 from sluice.engine.vision.vision_loader import load_language_part
@@ -129,14 +130,13 @@ def test_positions_are_those_of_the_model(gaps: list[int], grids: list[tuple[int
     spans: list[ImageSpan] = []
     for gap, (rows, columns) in zip(gaps, grids, strict=False):
         ids += [5] * gap
-        spans.append(ImageSpan(first=len(ids), rows=rows, columns=columns))
+        spans.append(ImageSpan(digest=bytes(IMAGE_DIGEST_BYTES), first=len(ids), rows=rows, columns=columns))
         ids += [IMAGE_TOKEN] * (rows * columns)
     ids += [7] * gaps[-1]
     expected, delta = model_positions(ids, [(1, 2 * span.rows, 2 * span.columns) for span in spans])
-    positions, own_delta = rope_positions(len(ids), spans)
-    assert positions.tolist() == expected
-    assert own_delta == delta
-    assert all(earlier.first + earlier.tokens <= later.first for earlier, later in pairwise(spans))
+    assert rope_positions(len(ids), spans).tolist() == expected
+    assert rope_delta(spans) == delta
+    assert all(earlier.end <= later.first for earlier, later in pairwise(spans))
 
 
 _CONFIG: Any = Qwen2_5_VLConfig(**CONFIGS["qwen2_5_vl"])

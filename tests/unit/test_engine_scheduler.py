@@ -9,8 +9,9 @@ from sluice.domain.kv import KvGeometry
 from sluice.domain.role import FinishReason
 from sluice.engine.contract import EngineLimits
 from sluice.engine.handover import Handover
-from sluice.engine.scheduler import Scheduler, StepPlan
+from sluice.engine.scheduler import Scheduler
 from sluice.engine.sequence import Phase
+from sluice.engine.step_plan import StepPlan
 from sluice.errors import (
     IllegalTransitionError,
     InvalidRequestError,

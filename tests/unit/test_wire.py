@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from sluice.domain.block_hash import extend_chain, hashes_of_blocks, root_hash
 from sluice.domain.ids import BootId, Epoch, RequestId, RouterId, SequenceId, WorkerId
+from sluice.domain.image import ImageSpan
 from sluice.domain.kv import KvGeometry
 from sluice.domain.load import WorkerInfo, WorkerLoad
 from sluice.domain.role import Lifecycle, Role
@@ -48,6 +49,7 @@ def test_a_sequence_state_survives_the_wire(sampling: SamplingParams, tokens: li
         root=root,
         sampling=sampling,
         traceparent="00-aa-bb-01",
+        images=(ImageSpan(digest=bytes(range(16)), first=7, rows=2, columns=3, offset=4),),
     )
     message = pb.SequenceState.FromString(convert.state_to_wire(state).SerializeToString())
     assert convert.state_from_wire(message) == state

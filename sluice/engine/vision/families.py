@@ -6,7 +6,9 @@ a row here. Next: `vision_loader.py`, which keeps one half of a model.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+from transformers import PreTrainedConfig
 
 from sluice.errors import ModelLoadError
 
@@ -55,6 +57,13 @@ FAMILIES: Final[Mapping[str, VisionFamily]] = {
     "smolvlm": _IDEFICS,
     "idefics3": _IDEFICS,
 }
+
+
+def embedding_levels(config: PreTrainedConfig) -> int:
+    """How many vectors an image token has: one for the embedding, one for each layer of deepstack."""
+    whole: Any = config
+    family = family_of(whole.model_type)
+    return 1 + (len(getattr(whole.vision_config, family.deepstack)) if family.deepstack else 0)
 
 
 def family_of(model_type: str) -> VisionFamily:

@@ -184,7 +184,7 @@ class TokenLogprobs(_message.Message):
     def __init__(self, token: _Optional[int] = ..., logprob: _Optional[float] = ..., top_tokens: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class SequenceState(_message.Message):
-    __slots__ = ("sequence", "request", "router", "epoch", "tokens", "prompt_tokens", "unit_hashes", "root", "sampling", "traceparent", "choice", "logprobs")
+    __slots__ = ("sequence", "request", "router", "epoch", "tokens", "prompt_tokens", "unit_hashes", "root", "sampling", "traceparent", "choice", "logprobs", "images")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     ROUTER_FIELD_NUMBER: _ClassVar[int]
@@ -197,6 +197,7 @@ class SequenceState(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     request: str
     router: str
@@ -209,7 +210,22 @@ class SequenceState(_message.Message):
     traceparent: str
     choice: int
     logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprobs]
-    def __init__(self, sequence: _Optional[int] = ..., request: _Optional[str] = ..., router: _Optional[str] = ..., epoch: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., unit_hashes: _Optional[bytes] = ..., root: _Optional[bytes] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., traceparent: _Optional[str] = ..., choice: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ...) -> None: ...
+    images: _containers.RepeatedCompositeFieldContainer[ImageSpan]
+    def __init__(self, sequence: _Optional[int] = ..., request: _Optional[str] = ..., router: _Optional[str] = ..., epoch: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., unit_hashes: _Optional[bytes] = ..., root: _Optional[bytes] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., traceparent: _Optional[str] = ..., choice: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., images: _Optional[_Iterable[_Union[ImageSpan, _Mapping]]] = ...) -> None: ...
+
+class ImageSpan(_message.Message):
+    __slots__ = ("digest", "first", "rows", "columns", "offset")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    digest: bytes
+    first: int
+    rows: int
+    columns: int
+    offset: int
+    def __init__(self, digest: _Optional[bytes] = ..., first: _Optional[int] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class WorkerMessage(_message.Message):
     __slots__ = ("register", "heartbeat", "tokens", "handoff", "failed", "prefix", "goodbye", "migration", "copies")

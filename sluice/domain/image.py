@@ -1,0 +1,57 @@
+"""Images inside a prompt: where their tokens stand, and how those tokens name the image.
+
+An image token is no word of the vocabulary: in a prompt's token ids it is replaced by bits of the image's
+digest. So block hashes, prefix caches and indexes tell prompts with different images apart, and find
+equal ones, without knowing what an image is. Next: `engine/vision/` for what they become.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+IMAGE_DIGEST_BYTES: Final = 16
+IMAGE_TOKEN_FROM: Final = 1 << 31
+"""Token ids from here on are image tokens. No vocabulary reaches this far."""
+
+_WORD_BYTES: Final = 4
+_WORDS: Final = IMAGE_DIGEST_BYTES // _WORD_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSpan:
+    """Tokens [first, first + rows * columns) of a prompt stand for embeddings [offset, ...) of one image.
+
+    `digest` names the embeddings: the picture's pixels, the processor's settings and the model.
+    """
+
+    digest: bytes
+    first: int
+    rows: int  # of the grid after merging patches; 1 where positions have one axis
+    columns: int
+    offset: int = 0  # an image cut into tiles has a span for each
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it covers."""
+        return self.rows * self.columns
+
+    @property
+    def end(self) -> int:
+        """One past its last token."""
+        return self.first + self.tokens
+
+
+def image_tokens(digest: bytes, count: int, *, offset: int = 0) -> list[int]:
+    """The ids that stand for `count` tokens of an image, from its token `offset` on."""
+    words = [
+        int.from_bytes(digest[at : at + _WORD_BYTES], "little") for at in range(0, IMAGE_DIGEST_BYTES, _WORD_BYTES)
+    ]
+    return [IMAGE_TOKEN_FROM | words[(offset + index) % _WORDS] for index in range(count)]
+
+
+def rope_delta(spans: Sequence[ImageSpan]) -> int:
+    """What a token after all spans adds to its index to have its position on every axis of M-RoPE.
+
+    An image of rows x columns advances positions by the longer of the two only (Qwen2-VL, arXiv 2409.12191).
+    """
+    return sum(max(span.rows, span.columns) - span.tokens for span in spans)
