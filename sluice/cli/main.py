@@ -24,7 +24,6 @@ COMMANDS: Final = {
     "doctor": "say what works on this machine, and how to mend what does not",
     "router": "run one router process",
     "worker": "run one worker process",
-    "operator": "run one operator process in a Kubernetes cluster",
 }
 
 

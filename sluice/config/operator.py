@@ -13,7 +13,6 @@ class OperatorConfig:
     worker_image: str = "sluice-worker:latest"
     image_pull_policy: str = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
-    namespaces: tuple[str, ...] = ()  # to watch; (): all
     lease_namespace: str = "sluice-system"  # where the operators' lease is
     identity: str = ""  # this operator's name in the lease; empty: the host's name
     lease_s: float = 15.0  # another operator takes over after so long
@@ -21,5 +20,4 @@ class OperatorConfig:
     resync_s: float = 30.0  # every service is looked at again
     watch_s: float = 1.0  # the same while something changes
     retry_s_max: float = 60.0
-    health_port: int = 8080  # answers /healthz
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)

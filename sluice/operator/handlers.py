@@ -1,4 +1,4 @@
-"""What kopf calls, started by `sluice operator`, or by `kopf run -m sluice.operator.handlers --all-namespaces`.
+"""What kopf calls, started by `kopf run -m sluice.operator.handlers --all-namespaces`.
 
 A handler only says which service to look at.
 
@@ -29,7 +29,7 @@ def login(**_: Any) -> kopf.ConnectionInfo:
 @kopf.on.startup()
 async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> None:
     """Before any event."""
-    config = memo.get("config") or read_config()
+    config = read_config()
     logs.configure_logs(
         log_format=logs.LogFormat(config.telemetry.log_format),
         level=config.telemetry.log_level,

@@ -23,6 +23,8 @@ from sluice.operator.service_plan import ServicePlan
 LINKS_MAX: Final = 50
 DRIFTING: Final = ("attainmentPercent", "dollarsPerMillionTokens", "queued", "kvFabric")
 
+_BAD: Final = {"Accepted": "False", "Available": "False", "Degraded": "True", "Progressing": "never"}
+
 ConditionType = Literal["Accepted", "Available", "Progressing", "Degraded"]
 
 
@@ -126,7 +128,8 @@ def news(before: LiveObject, manifest: Manifest) -> list[Tell]:
             continue
         if not earlier and one["type"] == "Degraded" and one["status"] == "False":
             continue  # good news about nothing
-        is_bad = (one["type"] == "Degraded") == (one["status"] == "True") and one["type"] != "Progressing"
+        was_good = one["type"] != "Available" or earlier.get("status") == "True"
+        is_bad = was_good and one["status"] == _BAD[one["type"]]
         key = f"{one['type']} {one['status']} {one['reason']} {earlier.get('lastTransitionTime', '')}"
         told.append(Tell(key=digest(key), reason=one["reason"], message=one["message"], is_warning=is_bad))
     return told
