@@ -18,6 +18,7 @@ class OperatorConfig:
     lease_s: float = 15.0  # another operator takes over after so long
     parallel_services_max: int = 8  # reconciled at once
     resync_s: float = 30.0  # every service is looked at again
-    watch_s: float = 1.0  # the same while something changes
+    watch_s: float = 1.0  # the same while workers hand over requests, which only routers see
+    settle_s: float = 10.0  # the same while pods start; what they do is also watched
     retry_s_max: float = 60.0
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 CONFIG_VARIABLE: Final = "SLUICE_OPERATOR_CONFIG"
 CONFIG_PATH: Final = "/etc/sluice/operator.yaml"
 
+CHILDREN_GATHER_S: Final = 0.3
+"""Objects of a service change in flocks, our own writes among them: one look sees them all."""
+
 
 def read_config() -> OperatorConfig:
     """Settings from the file that the environment names, else from the usual place, else the defaults.
@@ -109,7 +112,7 @@ class Operator:
         if service:
             ref = Ref(Kind.MODEL_SERVICE, metadata["namespace"], service)
             if ref in self._services:
-                self._queue.ask(ref)
+                self._queue.ask(ref, after_s=CHILDREN_GATHER_S)
 
     def class_changed(self) -> None:
         """A GPUClass has changed: every service may be concerned."""

@@ -83,7 +83,9 @@ async def reconcile(ref: Ref, around: Surroundings) -> Done:
     )
     await act((*resizes, *plan.actions), around.hands, workers=seen.workers, about=body, now=now)
     await _answer_all(service, seen, plan, memory=memory, body=body, around=around, now=now)
-    return Done(around.config.resync_s if plan.is_settled else around.config.watch_s)
+    if plan.steps.is_idle:
+        return Done(around.config.resync_s if plan.is_settled else around.config.settle_s)
+    return Done(around.config.watch_s)
 
 
 def _wanted(
