@@ -22,6 +22,9 @@ COMMANDS: Final = {
     "migrate": "move one running request to another worker",
     "simulate": "replay a trace on a simulated fleet: attainment, goodput, cost, by policy",
     "doctor": "say what works on this machine, and how to mend what does not",
+    "install": "print the manifests that install Sluice in a Kubernetes cluster",
+    "status": "show the ModelServices of a Kubernetes cluster",
+    "rollout": "print the steps by which workers would be replaced, without a cluster",
     "router": "run one router process",
     "worker": "run one worker process",
 }

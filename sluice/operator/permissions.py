@@ -35,7 +35,7 @@ SERVICE_NAMESPACE_PERMISSIONS: Final = (
     Permission(
         group="sluice.dev",
         resources=("workerpools",),
-        verbs=("get", "list", "watch", "create", "patch", "delete"),
+        verbs=("list", "watch", "create", "patch", "delete"),
         why="a pool's wanted size, which others may set",
     ),
     Permission(
@@ -46,9 +46,21 @@ SERVICE_NAMESPACE_PERMISSIONS: Final = (
     ),
     Permission(
         group="",
+<<<<<<< HEAD
         resources=("services", "configmaps", "serviceaccounts"),
         verbs=("list", "create", "patch", "delete"),
         why="the endpoint, settings files and the pods' identities",
+=======
+        resources=("services", "serviceaccounts"),
+        verbs=("list", "patch"),
+        why="the endpoint and the pods' identities",
+    ),
+    Permission(
+        group="",
+        resources=("configmaps",),
+        verbs=("list", "patch", "delete"),
+        why="settings files, one for each revision",
+>>>>>>> 47ef88a (sluice install, status and rollout plan; the permissions are exactly what is called)
     ),
     Permission(
         group="networking.k8s.io",
@@ -65,7 +77,7 @@ SERVICE_NAMESPACE_PERMISSIONS: Final = (
     Permission(
         group="",
         resources=("pods",),
-        verbs=("list", "watch", "patch"),
+        verbs=("list", "watch", "patch", "delete"),
         why="workers as pods; their role and state are written on them as labels",
     ),
     Permission(group="", resources=("events",), verbs=("create",), why="what happened, in words"),

@@ -49,6 +49,7 @@ def owned(service: AcceptedService, manifest: Manifest) -> Manifest:
         "name": service.name,
         "uid": service.uid,
         "controller": True,
-        "blockOwnerDeletion": True,
+        # Blocking would need a permission of its own, and nobody waits for it.
+        "blockOwnerDeletion": False,
     }
     return {**manifest, "metadata": {**manifest["metadata"], "ownerReferences": [owner]}}
