@@ -46,21 +46,15 @@ SERVICE_NAMESPACE_PERMISSIONS: Final = (
     ),
     Permission(
         group="",
-<<<<<<< HEAD
-        resources=("services", "configmaps", "serviceaccounts"),
-        verbs=("list", "create", "patch", "delete"),
-        why="the endpoint, settings files and the pods' identities",
-=======
         resources=("services", "serviceaccounts"),
-        verbs=("list", "patch"),
+        verbs=("list", "create", "patch"),
         why="the endpoint and the pods' identities",
     ),
     Permission(
         group="",
         resources=("configmaps",),
-        verbs=("list", "patch", "delete"),
+        verbs=("list", "create", "patch", "delete"),
         why="settings files, one for each revision",
->>>>>>> 47ef88a (sluice install, status and rollout plan; the permissions are exactly what is called)
     ),
     Permission(
         group="networking.k8s.io",

@@ -76,6 +76,8 @@ class FakeCluster:
         """See Cluster."""
         ref = ref_of(manifest)
         self._call("patch", ref.kind)
+        if ref not in self.objects:
+            self._call("create", ref.kind)  # applying what does not exist needs both
         self._apply(ref, manifest, "")
         self._wrote("apply", ref)
 
