@@ -19,6 +19,7 @@ class BlockLedger:
         self.blocks = blocks
         self.unit_blocks = unit_blocks  # that one hash id stands for
         self.free = blocks  # holding nothing
+        self.life = 0  # grows with clear(): block tables of an earlier life name nothing
         self._references: dict[int, int] = {}  # hash id -> sequences that share it; 0 where idle
         self._idle: OrderedDict[int, None] = OrderedDict()
         self.on_change: Callable[[int, bool], None] | None = None  # told of every id that comes (True) or goes
@@ -87,7 +88,8 @@ class BlockLedger:
                 self._idle[hash_id] = None
 
     def clear(self) -> None:
-        """The instance is gone: everything is free."""
+        """The instance is gone: everything is free, and what tables say of it is void."""
+        self.life += 1
         for hash_id in list(self._references):
             self._tell(hash_id, is_stored=False)
         self._references.clear()

@@ -9,6 +9,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from sluice.policy.policy import Ask, Placed, Policy, Unplaced
@@ -18,9 +19,10 @@ from sluice.simulator.handoffs import Handoffs
 from sluice.simulator.instance import NEVER, Instance
 from sluice.simulator.instance_spec import InstanceSpec
 from sluice.simulator.links import Links
+from sluice.simulator.moves import Moves
 from sluice.simulator.outcome import Fate, Outcome
 from sluice.simulator.run_options import RunOptions
-from sluice.simulator.sequence import SimSequence
+from sluice.simulator.sequence import BlockTable, SimSequence
 from sluice.simulator.step_log import Deadlines
 from sluice.simulator.timeline import SAMPLES, Timeline
 from sluice.simulator.workload import Workload
@@ -60,6 +62,8 @@ class FleetRun:
         self.gaps = GapHistogram()
         self.links = Links()
         self.timeline = Timeline()
+        self._moves = Moves(self, policy, options)
+        self._after_step: dict[int, list[Handler]] = {}  # by slot
         self._handoffs = Handoffs(self, self.links, is_overlapped=options.is_overlapped)
         self.view = FleetView(
             kv_token_bytes=specs[0].kv_token_bytes, unit_tokens=workload.unit_tokens, stale_s=options.stale_s
@@ -82,8 +86,8 @@ class FleetRun:
         count = len(arrival_s)
         until_s = float(arrival_s[-1]) + self._options.after_s_max
         now_s = 0.0
-        self.at(float(arrival_s[0]), self._sample)
-        while self._arrived < count or self._live:
+        self._start_clocks(float(arrival_s[0]))
+        while self._arrived < count or self._live or self._moves.under_way:
             next_s = float(arrival_s[self._arrived]) if self._arrived < count else NEVER
             if self._events and self._events[0][0] < next_s:
                 now_s, _, handle = heapq.heappop(self._events)
@@ -122,6 +126,58 @@ class FleetRun:
         """Call `handler` then."""
         self._scheduled += 1
         heapq.heappush(self._events, (time_s, self._scheduled, handler))
+
+    def after_step(self, instance: Instance, handler: Handler) -> None:
+        """Call `handler` when the step that runs there has ended, before the next."""
+        self._after_step.setdefault(instance.slot, []).append(handler)
+
+    def reserve(self, instance: Instance, sequence: SimSequence, *, tokens: int, now_s: float) -> BlockTable | None:
+        """Instance.reserve; its planned steps may end earlier for it."""
+        ends_s = instance.ends_s
+        table = instance.reserve(sequence, tokens=tokens, now_s=now_s)
+        if instance.ends_s < ends_s:
+            self.expect_end(instance)
+        return table
+
+    def place_again(self, sequences: Sequence[SimSequence], now_s: float) -> None:
+        """These run nowhere any more and hold nothing: what they have produced is prefilled with their prompt."""
+        for sequence in sequences:
+            sequence.attempt += 1
+            self._handoffs.abandon(sequence)
+            if not self._place(sequence, now_s):
+                self._wait(sequence, now_s)
+
+    def lose(self, instance: Instance, now_s: float) -> None:
+        """The instance fails now; who was there is placed again."""
+        self._versions[instance.slot] += 1
+        lost = instance.fail(now_s)
+        for handler in self._after_step.pop(instance.slot, ()):
+            handler(now_s)  # finds that nothing is there any more
+        self.view.forget(instance)
+        self.view.report(instance)
+        self._handoffs.room_at(instance, now_s)
+        self.place_again(lost, now_s)
+
+    def _start_clocks(self, first_s: float) -> None:
+        self.at(first_s, self._sample)
+        if self._options.tend_every_s > 0.0:
+            self.at(first_s + self._options.tend_every_s, self._tend)
+        if self._options.stale_s > 0.0:
+            for instance in self.instances:
+                offset_s = self._options.stale_s * (instance.slot + 1) / len(self.instances)
+                self.at(first_s + offset_s, partial(self._heartbeat, instance))
+        for failure in self._options.failures:
+            self._moves.fail_at(failure)
+
+    def _tend(self, now_s: float) -> None:
+        self._moves.tend(now_s)
+        if self._live or self._arrived < len(self._workload):
+            self.at(now_s + self._options.tend_every_s, self._tend)
+
+    def _heartbeat(self, instance: Instance, now_s: float) -> None:
+        self.view.report(instance)
+        if self._live or self._arrived < len(self._workload):
+            self.at(now_s + self._options.stale_s, partial(self._heartbeat, instance))
 
     def _sample(self, now_s: float) -> None:
         self.timeline.sample(now_s, self.instances, unplaced=len(self._pending))
@@ -252,6 +308,8 @@ class FleetRun:
             self._handoffs.prefill_ends(sequence, now_s)
         for sequence in ended.finished:
             self._end(sequence, Fate.FINISHED)
+        for handler in self._after_step.pop(instance.slot, ()):
+            handler(now_s)
         self._handoffs.room_at(instance, now_s)
         self._plan(instance, now_s)
         self.view.changed(instance)

@@ -19,7 +19,7 @@ LAYER_GROUPS: Final = 8  # pushed one by one while later ones compute
 
 
 class Stage(Protocol):
-    """What handoffs need of the run they happen in."""
+    """What handoffs and moves need of the run they happen in."""
 
     @property
     def instances(self) -> Sequence[Instance]:
@@ -30,23 +30,36 @@ class Stage(Protocol):
         """Call `handler` then."""
         ...
 
+    def after_step(self, instance: Instance, handler: Callable[[float], None]) -> None:
+        """Call `handler` when the step that runs there has ended, before the next."""
+        ...
+
     def wake(self, instance: Instance, now_s: float) -> None:
         """Something came to this instance, or left it."""
         ...
 
-    def expect_end(self, instance: Instance) -> None:
-        """This instance's planned steps end earlier than announced."""
+    def reserve(self, instance: Instance, sequence: SimSequence, *, tokens: int, now_s: float) -> BlockTable | None:
+        """Instance.reserve; its planned steps may end earlier for it."""
+        ...
+
+    def place_again(self, sequences: Sequence[SimSequence], now_s: float) -> None:
+        """These run nowhere any more and hold nothing."""
         ...
 
 
 @dataclass(slots=True, eq=False)
 class _Handoff:
     sequence: SimSequence
-    attempt: int
     source: Instance
     target: Instance
     since_s: float  # room at the target from then on
     table: BlockTable | None  # at the target; None: no room yet
+    lives: tuple[int, int]  # of source and target: what is lost in a failure cannot be handed over
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether neither end has failed."""
+        return self.lives == (self.source.ledger.life, self.target.ledger.life)
 
 
 class Handoffs:
@@ -62,17 +75,20 @@ class Handoffs:
     def prefill_starts(self, sequence: SimSequence, now_s: float) -> None:
         """Ask the target for room."""
         source, target = self._ends(sequence)
-        table = self._reserve(target, sequence, sequence.tokens, now_s)
-        self._reserved[sequence.index] = _Handoff(sequence, sequence.attempt, source, target, now_s, table)
+        table = self._stage.reserve(target, sequence, tokens=sequence.tokens, now_s=now_s)
+        lives = source.ledger.life, target.ledger.life
+        self._reserved[sequence.index] = _Handoff(sequence, source, target, now_s, table, lives)
         if table is not None:
             self.room_at(target, now_s)  # what it shares is no longer to be evicted for others
 
     def prefill_ends(self, sequence: SimSequence, now_s: float) -> None:
         """All its KV is computed and held at its source."""
         handoff = self._reserved.pop(sequence.index)
+        if not handoff.is_alive:
+            self._start_over(handoff, now_s)
+            return
         if handoff.table is None:
-            handoff.table = self._reserve(handoff.target, sequence, sequence.computed, now_s)
-            handoff.since_s = now_s
+            self._ask_again(handoff, now_s)
         if handoff.table is None:
             self._for_room.setdefault(handoff.target.slot, deque()).append(handoff)
         else:
@@ -83,35 +99,42 @@ class Handoffs:
         waiting = self._for_room.get(target.slot)
         while waiting:
             handoff = waiting[0]
-            handoff.table = self._reserve(target, handoff.sequence, handoff.sequence.computed, now_s)
+            if not handoff.is_alive:
+                waiting.popleft()
+                self._start_over(handoff, now_s)
+                continue
+            self._ask_again(handoff, now_s)
             if handoff.table is None:
                 return
             waiting.popleft()
-            handoff.since_s = now_s
             self._send(handoff, now_s)
 
-    def lose(self, instance: Instance) -> list[SimSequence]:
-        """An instance has failed: returns the sequences held for it or by it; whoever prefills goes on alone."""
-        lost = [*self._for_room.pop(instance.slot, ())]
-        for waiting in self._for_room.values():
-            gone = [handoff for handoff in waiting if handoff.source is instance]
-            for handoff in gone:
-                waiting.remove(handoff)
-            lost += gone
-        for handoff in lost:
-            if handoff.source is not instance:
-                handoff.source.release(handoff.sequence.table)
-        return [handoff.sequence for handoff in lost]
+    def abandon(self, sequence: SimSequence) -> None:
+        """It will not be prefilled where it is: its target need not wait for it."""
+        handoff = self._reserved.pop(sequence.index, None)
+        target = self._stage.instances[sequence.decode_slot]
+        if handoff is not None and handoff.table is not None:
+            target.release(handoff.table)
+        if sequence.is_held:
+            target.incoming -= 1
+            sequence.is_held = False
+
+    def _ask_again(self, handoff: _Handoff, now_s: float) -> None:
+        tokens = handoff.sequence.computed
+        handoff.table = self._stage.reserve(handoff.target, handoff.sequence, tokens=tokens, now_s=now_s)
+        handoff.since_s = now_s
+
+    def _start_over(self, handoff: _Handoff, now_s: float) -> None:
+        """One end has failed: whatever the other still holds is given up."""
+        handoff.source.release(handoff.sequence.table)
+        if handoff.table is not None:
+            handoff.target.release(handoff.table)
+        handoff.target.incoming -= 1
+        handoff.sequence.is_held = False
+        self._stage.place_again([handoff.sequence], now_s)
 
     def _ends(self, sequence: SimSequence) -> tuple[Instance, Instance]:
         return self._stage.instances[sequence.prefill_slot], self._stage.instances[sequence.decode_slot]
-
-    def _reserve(self, target: Instance, sequence: SimSequence, tokens: int, now_s: float) -> BlockTable | None:
-        ends_s = target.ends_s
-        table = target.reserve(sequence, tokens=tokens, now_s=now_s)
-        if target.ends_s < ends_s:
-            self._stage.expect_end(target)
-        return table
 
     def _send(self, handoff: _Handoff, now_s: float) -> None:
         assert handoff.table is not None
@@ -132,8 +155,9 @@ class Handoffs:
 
     def _commit(self, handoff: _Handoff, now_s: float) -> None:
         sequence, source, target = handoff.sequence, handoff.source, handoff.target
-        if sequence.attempt != handoff.attempt:
-            return  # a failure took it elsewhere
+        if not handoff.is_alive:
+            self._start_over(handoff, now_s)
+            return
         assert handoff.table is not None
         source.release(sequence.table)
         target.incoming -= 1

@@ -69,6 +69,11 @@ class Instance:
         return len(self.batch) + self.prefills.running + len(self.parked)
 
     @property
+    def step_now_s(self) -> float:
+        """How long the planned steps take, the first of them; 0 where nothing runs."""
+        return self._step_s if self.is_running else 0.0
+
+    @property
     def is_empty(self) -> bool:
         """Nothing runs, waits or is on its way."""
         return self.running == 0 and not self.prefills.waiting and self.incoming == 0
@@ -108,8 +113,9 @@ class Instance:
             self.parked.remove(sequence)
 
     def release(self, table: BlockTable) -> None:
-        """Nobody needs these blocks any more; full units stay cached."""
-        self.ledger.drop(table.held_ids, private=table.private_blocks(self.ledger.unit_blocks))
+        """Nobody needs these blocks any more; full units stay cached. Void after a failure."""
+        if table.life == self.ledger.life:
+            self.ledger.drop(table.held_ids, private=table.private_blocks(self.ledger.unit_blocks))
 
     # ---- steps
 

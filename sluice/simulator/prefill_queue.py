@@ -71,7 +71,7 @@ class PrefillQueue:
             return None
         self._ledger.share(shared)
         self._ledger.take(missing)
-        return BlockTable(blocks=blocks, held_ids=shared, published=len(shared))
+        return BlockTable(blocks=blocks, held_ids=shared, published=len(shared), life=self._ledger.life)
 
     def next_chunks(self, *, decodes: int, may_admit: bool) -> list[Chunk]:
         """The prompts' part of the next step, beside `decodes` decodes."""
@@ -211,7 +211,9 @@ class PrefillQueue:
         self._ledger.share(shared)
         self._ledger.take(missing)
         unit_blocks = self._ledger.unit_blocks
-        sequence.table = BlockTable(missing + len(shared) * unit_blocks, shared, len(shared))
+        sequence.table = BlockTable(
+            blocks=missing + len(shared) * unit_blocks, held_ids=shared, published=len(shared), life=self._ledger.life
+        )
         sequence.computed = len(shared) * self._spec.unit_tokens
         if sequence.first_s < 0.0:
             sequence.cached_tokens = sequence.computed

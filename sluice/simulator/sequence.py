@@ -19,6 +19,7 @@ class BlockTable:
     blocks: int = 0  # its length, shared ones included
     held_ids: list[int] = field(default_factory=list)  # hash ids whose blocks it references
     published: int = 0  # leading hash units of its prompt that are in the cache there
+    life: int = 0  # of the ledger it belongs to
 
     def private_blocks(self, unit_blocks: int) -> int:
         """Blocks that no hash id names."""
@@ -48,7 +49,7 @@ class SimSequence:
     joined_step: int = NO_STEP  # step of its instance from which it decodes; NO_STEP: it does not
     queued_tokens: int = 0  # its share of what its instance has still to prefill
     queued_pairs: float = 0.0
-    attempt: int = 0  # grows when a failure moves it; stale events are ignored
+    attempt: int = 0  # grows when it is placed again; events of an earlier one are void
 
     cached_tokens: int = 0  # of its prompt, found where it was prefilled
     first_s: float = -1.0
