@@ -48,11 +48,12 @@ def build_engine(config: WorkerConfig) -> BuiltEngine:
     kv_memory = memory.allocate(geometry.region_bytes, shared="shm" in names)
     region = kv_memory.region()
     assert region.view is not None, "the emulated pool is in main memory"
-    runner = EmulatedRunner(facts, geometry, region.view, rule=rule, pace=RealPace(model))
+    pace = RealPace(model)
+    runner = EmulatedRunner(facts, geometry, region.view, rule=rule, pace=pace)
     limits = limits_from(config, sequence_tokens_max=facts.sequence_tokens_max)
     link_bytes_per_s = gpu.link_bytes_per_s * told.tensor_parallel
     return BuiltEngine(
-        engine=PagedEngine(runner, geometry=geometry, limits=limits),
+        engine=PagedEngine(runner, geometry=geometry, limits=limits, clock=pace),
         facts=facts,
         region=region,
         memory=kv_memory,

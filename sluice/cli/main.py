@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "flip": "give a worker another role, weights kept",
     "migrate": "move one running request to another worker",
     "simulate": "replay a trace on a simulated fleet: attainment, goodput, cost, by policy",
+    "profile": "measure what an engine's steps take here, for placement and planning",
     "doctor": "say what works on this machine, and how to mend what does not",
     "install": "print the manifests that install Sluice in a Kubernetes cluster",
     "status": "show the ModelServices of a Kubernetes cluster",

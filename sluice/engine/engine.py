@@ -148,9 +148,9 @@ class PagedEngine:
         for work in (*plan.decodes, *plan.prefills):
             self.scheduler.note_computed(work)
         report = self._note(plan, sampled)
+        seconds = self._clock.now_s() - started_s
         if not self.scheduler.has_work():
             self._runner.rest()
-        seconds = self._clock.now_s() - started_s
         self._step_s += (seconds - self._step_s) * (STEP_SMOOTHING if self._step_s else 1.0)
         self._tokens_total += len(report.tokens)
         return replace(report, failed=report.failed + lost, shape=shape, seconds=seconds)

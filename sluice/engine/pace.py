@@ -49,7 +49,7 @@ class NoPace:
 
 
 class RealPace:
-    """Steps take as long as `model` says, on the machine's clock."""
+    """Steps take as long as `model` says, on the machine's clock. Also a Clock: that of the emulated GPU."""
 
     def __init__(
         self,
@@ -67,6 +67,10 @@ class RealPace:
         self._emulated_s = 0.0
         self._late_s = 0.0  # lost for good since the last telling
         self._told_s = now_s()
+
+    def now_s(self) -> float:
+        """Emulated time: in a run of steps, when the latest one is due. As a Clock it times steps exactly."""
+        return self._now_s() if self._is_resting else self._start_s + self._step_s
 
     def begin(self, shape: StepShape) -> None:
         now_s = self._now_s()

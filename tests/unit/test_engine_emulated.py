@@ -1,6 +1,7 @@
 """The emulated engine: production's scheduler and blocks, tokens from a rule, time from a step model."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 
@@ -97,6 +98,19 @@ def test_a_machine_that_is_too_slow_catches_up_a_little_and_no_more() -> None:
         pace.begin(shape)
         pace.reach(1.0)
     assert clock.sleeps_s, "it has caught up what counts"
+
+
+def test_steps_are_timed_as_the_emulated_gpu_takes_them_however_late_this_machine_wakes() -> None:
+    clock = SleepyClock(overshoot_s=0.004)
+    pace = RealPace(CURVE, now_s=clock.now_s, sleep=clock.sleep)
+    shape = StepShape(decodes=1)
+    times_s = [pace.now_s()]
+    for _ in range(5):
+        pace.begin(shape)
+        pace.reach(1.0)
+        times_s.append(pace.now_s())
+    gaps_s = [after - before for before, after in pairwise(times_s)]
+    assert gaps_s == [pytest.approx(CURVE.step_s(shape))] * 5
 
 
 def test_layer_groups_are_announced_as_the_step_passes() -> None:
