@@ -267,7 +267,7 @@ def _links(seen: Observation) -> tuple[LinkStatus, ...]:
             transport=link.transport,
             gb_per_s=float(f"{link.gb_per_s:.2g}"),
             failed=link.failed,
-            last_error=link.last_error[:200],
+            last_error=link.last_error[:200] or None,
         )
         for link in links[:LINKS_MAX]
     )

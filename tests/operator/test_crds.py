@@ -9,6 +9,7 @@ import yaml
 
 from sluice.operator import crd_yaml
 from sluice.operator.resources.model_service import ModelServiceSpec
+from sluice.operator.resources.service_status import LinkStatus
 
 FORBIDDEN_IN_STRUCTURAL = {"$ref", "anyOf", "allOf", "oneOf", "title", "$defs", "const", "exclusiveMinimum value"}
 
@@ -62,3 +63,9 @@ def test_workers_are_scaled_through_the_scale_subresource() -> None:
     pool = next(one for one in crd_yaml.DEFINITIONS if one.is_scalable)
     (version,) = crd_yaml.definition(pool, with_rules=False)["spec"]["versions"]
     assert version["subresources"]["scale"]["specReplicasPath"] == ".spec.replicas"
+
+
+def test_a_link_without_an_error_has_none_rather_than_an_empty_one() -> None:
+    """Kubernetes 1.20 takes an applied "" for null, and refused the whole status for it."""
+    link = LinkStatus.model_validate({"from": "a", "to": "b", "transport": "tcp", "gbPerSecond": 1.0})
+    assert "lastError" not in link.model_dump(by_alias=True, exclude_none=True)

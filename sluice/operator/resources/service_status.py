@@ -61,8 +61,8 @@ class LinkStatus(Part):
     """10^9 bytes per second of recent pushes."""
     failed: int = 0
     """Pushes that failed."""
-    last_error: str = ""
-    """What the latest failure said."""
+    last_error: str | None = None
+    """What the latest failure said. Never "": Kubernetes 1.20 takes an applied "" for null and refuses the status."""
 
 
 class ModelServiceStatus(Part):
