@@ -35,6 +35,7 @@ class PoolLoad:
     max: int
     ready: int
     load: float  # of the ready ones, 1.0 is full; may be more
+    kin: str = ""  # pools of equal kin may lend workers to each other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,27 @@ def scale(
             size = pool.replicas - 1
             del spare[pool.name]
         wanted[pool.name] = min(max(size, pool.min), pool.max)
+    if spec.flips:
+        ripe = {name for name, since_s in spare.items() if now_s - since_s >= spec.up_after_s}
+        shift(pools, wanted, ripe)
     return wanted, replace(state, short_since_s=short, spare_since_s=spare, idle_since_s=idle_since_s)
+
+
+def shift(pools: Sequence[PoolLoad], wanted: dict[str, int], ripe: set[str]) -> None:
+    """Where one pool grows and a relative has room to spare, a worker changes sides and none is started."""
+    for grower in pools:
+        donors = [
+            pool
+            for pool in pools
+            if pool.name in ripe
+            and pool.kin == grower.kin
+            and pool.role is not grower.role
+            and wanted[pool.name] == pool.replicas > pool.min
+        ]
+        if wanted[grower.name] > grower.replicas > 0 and donors:
+            donor = min(donors, key=lambda pool: (pool.load, pool.name))
+            wanted[donor.name] -= 1
+            wanted[grower.name] = grower.replicas + 1
 
 
 def is_short(pool: PoolLoad, demand: Demand, spec: ScalingSpec) -> bool:

@@ -14,6 +14,7 @@ from sluice.operator.accept import AcceptedPool, AcceptedService
 from sluice.operator.observation import Observation, Stage
 from sluice.operator.routers import Traffic
 from sluice.operator.scaling import Demand, PoolLoad, ScalingState, scale, worker_load
+from sluice.operator.service_plan import kin_of
 from sluice.operator.status import Measured
 
 WINDOW_S: Final = 300.0
@@ -116,4 +117,5 @@ def _pool_load(pool: AcceptedPool, seen: Observation, *, replicas: int) -> PoolL
         max=bounds.top,
         ready=len(loads),
         load=sum(loads) / len(loads) if loads else 0.0,
+        kin=kin_of(pool),
     )

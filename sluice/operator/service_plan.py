@@ -110,8 +110,14 @@ def _goal(
         earlier = [one.revision for one in seen.members if one.pool == pool.name and one.revision != revision]
         # Without a worker of an earlier revision there is nothing to go back to.
         revision = max(set(earlier), key=lambda one: (earlier.count(one), one), default=revision)
-    kin = digest([[one.name for one in pool.classes], pool.spec.resources.model_dump(mode="json")])
-    return PoolGoal(name=pool.name, role=Role(pool.role), replicas=wanted[pool.name], revision=revision, kin=kin)
+    return PoolGoal(
+        name=pool.name, role=Role(pool.role), replicas=wanted[pool.name], revision=revision, kin=kin_of(pool)
+    )
+
+
+def kin_of(pool: AcceptedPool) -> str:
+    """Equal for pools whose workers could do each other's work: the same GPUs, the same resources."""
+    return digest([[one.name for one in pool.classes], pool.spec.resources.model_dump(mode="json")])
 
 
 def _manifests(
