@@ -126,18 +126,19 @@ class Instance:
             self.batch.join(self.parked.popleft(), step=self.step)
         preempted = self._make_room() if len(self.batch) else 0
         may_admit = preempted == 0 or len(self.batch) == 0
+        self._grown = 0
+        self._decodes = len(self.batch) > 0 and self.spec.step_order is StepOrder.CHUNKED
+        self._grow(1)  # before anybody is admitted: running sequences come first
         self._chunks = self.prefills.next_chunks(decodes=len(self.batch), may_admit=may_admit)
-        is_alone = bool(self._chunks) and self.spec.step_order is StepOrder.PREFILL_FIRST
-        self._decodes = len(self.batch) > 0 and not is_alone
+        if self.spec.step_order is StepOrder.PREFILL_FIRST:
+            self._decodes = len(self.batch) > 0 and not self._chunks
+            self._grow(1)
         if not self._chunks and not self._decodes:
             self.ends_s = NEVER
             return preempted
         self._steps = 1
         if not self._chunks and not self.prefills.staged and may_admit:  # else the next step may be another
             self._steps = self._jump()
-        self._grown = 0
-        if self._decodes:
-            self._grow(1)
         self._time_steps()
         self._starts_s = now_s
         self.ends_s = row_end_s(now_s, self._steps, self._step_s, self._growth_s)
@@ -209,7 +210,8 @@ class Instance:
     def _jump(self) -> int:
         """How many decode steps pass before anything but the context changes."""
         steps = min(self.batch.steps_to_finish(step=self.step), self.spec.jump_steps_max)
-        return max(1, self.batch.steps_within(self.ledger.available, step=self.step, steps=steps))
+        blocks = self.ledger.available + self.batch.blocks_needed(step=self.step, steps=1)  # the first's are taken
+        return max(1, self.batch.steps_within(blocks, step=self.step, steps=steps))
 
     def _time_steps(self) -> None:
         """The first step's time and how much each next takes longer, from the step model."""
