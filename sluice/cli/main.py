@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "migrate": "move one running request to another worker",
     "simulate": "replay a trace on a simulated fleet: attainment, goodput, cost, by policy",
     "profile": "measure what an engine's steps take here, for placement and planning",
+    "plan": "find the cheapest GPUs for a trace and its objectives, and replay it on them",
     "doctor": "say what works on this machine, and how to mend what does not",
     "install": "print the manifests that install Sluice in a Kubernetes cluster",
     "status": "show the ModelServices of a Kubernetes cluster",
@@ -29,6 +30,7 @@ COMMANDS: Final = {
     "router": "run one router process",
     "worker": "run one worker process",
 }
+EXTRAS: Final = {"kopf": "operator", "highspy": "planner"}  # what brings a module that may be missing
 
 
 class Command(Protocol):
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("sluice"):
             raise
-        extra = "operator" if error.name == "kopf" else "worker"
+        extra = EXTRAS.get(error.name or "", "worker")
         print(f"sluice {name}: needs {error.name}; pip install 'sluice[{extra}]'", file=sys.stderr)
         return 1
     parser = argparse.ArgumentParser(prog=f"sluice {name}", description=COMMANDS[name])

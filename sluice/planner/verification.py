@@ -22,9 +22,11 @@ KEPT_MIN: Final = 0.99  # of the promise, that a replay must reach
 class Attained:
     """Shares of all requests of a replay; refused ones count as misses."""
 
-    both: float  # met every objective
+    both: float  # met TTFT and mean TPOT: what is promised
     ttft: float
     tpot: float
+    deadlines: float  # every token by its own deadline; reported, not promised
+    itl: float  # P99 gap within its limit; reported, not promised
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
