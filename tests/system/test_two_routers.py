@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 from in_process import Platform, StartPlatform, WorkerPlan
 from sse_client import Answer, stream_completion, take_event
@@ -19,7 +20,8 @@ from sluice.wire import channels
 from sluice.wire.gen import sluice_pb2 as pb
 from sluice.wire.gen import sluice_pb2_grpc as rpc
 
-TOKENS = 900  # long enough that a router dies in the middle on any machine
+TOKENS = 400  # long enough that a router dies in the middle on any machine
+KNOWN: dict[bytes, dict[int, str]] = {}  # what an undisturbed platform answers to a body
 PAIR = (
     WorkerPlan(name="p", role="prefill", transports=("shm",), kv_memory_mib=16),
     WorkerPlan(name="d", role="decode", transports=("shm",), kv_memory_mib=16),
@@ -43,9 +45,12 @@ def urls_of(platform: Platform) -> list[str]:
 
 
 async def undisturbed(start_platform: StartPlatform, bodies: list[dict[str, object]]) -> list[dict[int, str]]:
-    async with start_platform([WorkerPlan(name="alone", kv_memory_mib=16)]) as alone:
-        asked = [stream_completion(urls_of(alone), body, Answer()) for body in bodies]
-        return [answer.texts for answer in await asyncio.gather(*asked)]
+    keys = [orjson.dumps(body) for body in bodies]
+    if new := {key: body for key, body in zip(keys, bodies, strict=True) if key not in KNOWN}:
+        async with start_platform([WorkerPlan(name="alone", kv_memory_mib=16)]) as alone:
+            asked = [stream_completion(urls_of(alone), body, Answer()) for body in new.values()]
+            KNOWN.update(zip(new, [answer.texts for answer in await asyncio.gather(*asked)], strict=True))
+    return [KNOWN[key] for key in keys]
 
 
 async def wait_texts(answers: list[Answer]) -> None:
@@ -253,32 +258,29 @@ async def generate(
     return tokens
 
 
-@pytest.mark.parametrize(
-    ("last_id", "changed", "says"),
-    [
-        ("nonsense", {}, "last-event-id"),
-        ("cmpl-1/3.4", {}, "last-event-id"),
-        ("cmpl-1/3", {"stream": False, "stream_options": None}, "last-event-id"),
-        ("", {"prompt": "another"}, "last-event-id"),
-        ("", {"seed": 5}, "last-event-id"),
-    ],
-    ids=["no id", "more choices", "no stream", "another prompt", "another seed"],
-)
-async def test_a_resumption_that_makes_no_sense_is_refused_by_name(
-    start_platform: StartPlatform, last_id: str, changed: dict[str, object], says: str
-) -> None:
+NONSENSE: list[tuple[str, dict[str, object], str]] = [
+    ("nonsense", {}, "last-event-id"),
+    ("cmpl-1/3.4", {}, "last-event-id"),  # more choices than it has
+    ("cmpl-1/3", {"stream": False, "stream_options": None}, "last-event-id"),
+    ("", {"prompt": "another"}, "last-event-id"),
+    ("", {"seed": 5}, "last-event-id"),
+]
+
+
+async def test_a_resumption_that_makes_no_sense_is_refused_by_name(start_platform: StartPlatform) -> None:
     async with start_platform([WorkerPlan(name="w", kv_memory_mib=16)], routers=2) as platform:
-        body = body_of(3, max_tokens=2000)
+        body = body_of(3, max_tokens=3500)
         answer = Answer()
         asked = asyncio.create_task(stream_completion(urls_of(platform)[:1], body, answer))
         await wait_texts([answer])
-        headers = {"Last-Event-ID": last_id or answer.last_id}
         async with aiohttp.ClientSession() as http:
-            url = f"{urls_of(platform)[1]}/v1/completions"
-            async with http.post(url, json={**body, **changed}, headers=headers) as reply:
-                assert reply.status == 400
-                assert says in await reply.text()
-        assert not answer.is_done, "the stream that it names goes on"
+            for last_id, changed, says in NONSENSE:
+                headers = {"Last-Event-ID": last_id or answer.last_id}
+                url = f"{urls_of(platform)[1]}/v1/completions"
+                async with http.post(url, json={**body, **changed}, headers=headers) as reply:
+                    assert reply.status == 400, (last_id, changed)
+                    assert says in await reply.text(), (last_id, changed)
+                assert not answer.is_done, "the stream that it names goes on"
         asked.cancel()
         await asyncio.wait({asked})
         await platform.wait_quiet()
