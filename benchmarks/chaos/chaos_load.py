@@ -39,6 +39,7 @@ class Answer:
     completion_tokens: int = 0
     is_done: bool = False
     retries: int = 0
+    why: str = ""  # the latest retry
     problems: list[str] = field(default_factory=list)
 
     def whole(self) -> tuple[object, ...]:
@@ -81,8 +82,9 @@ async def ask(clients: Sequence[openai.AsyncOpenAI], number: int, *, tenant: str
             if error.status_code not in RETRYABLE:
                 answer.problems.append(f"refused: {error}")
                 return answer
-        except (openai.APIConnectionError, httpx2.HTTPError, Retry):
-            pass
+            answer.why = str(error)
+        except (openai.APIConnectionError, httpx2.HTTPError, Retry) as error:
+            answer.why = repr(error)
         if not answer.is_done:
             answer.retries += 1
             if time.monotonic() > deadline_s:
@@ -129,7 +131,7 @@ def take(data: str, event_id: str, answer: Answer) -> None:
 
 def clients_of(urls: Sequence[str]) -> list[openai.AsyncOpenAI]:
     """One client for each router."""
-    timeout = openai.Timeout(60.0, connect=2.0)
+    timeout = openai.Timeout(60.0, connect=10.0)
     return [openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=timeout) for url in urls]
 
 
@@ -142,7 +144,7 @@ async def references(urls: Sequence[str]) -> list[Answer]:
         async with limit:
             answer = await ask(clients, number, tenant="reference")
         assert not answer.problems, answer.problems
-        assert not answer.retries, "nothing may go wrong yet"
+        assert not answer.retries, f"nothing may go wrong yet: {answer.why}"
         return answer
 
     return list(await asyncio.gather(*(one(number) for number in range(BODIES))))

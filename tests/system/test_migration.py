@@ -66,12 +66,12 @@ async def test_many_requests_move_at_once_with_half_their_prompts_computed(start
 
 
 async def test_drain_moves_every_request_and_says_so(start_platform: StartPlatform) -> None:
-    prompts = [prompt_of(30, start=10 * i) for i in range(16)]
+    prompts = [prompt_of(30, start=10 * i) for i in range(8)]
     async with start_platform([WorkerPlan(name="alone")]) as alone:
-        expected = await asyncio.gather(*(stream(alone, prompt) for prompt in prompts))
+        expected = await asyncio.gather(*(stream(alone, prompt, max_tokens=600) for prompt in prompts))
     plans = [WorkerPlan(name=f"w{i}", transports=("shm",)) for i in range(2)]
     async with start_platform(plans) as platform:
-        asked = [asyncio.create_task(stream(platform, prompt)) for prompt in prompts]
+        asked = [asyncio.create_task(stream(platform, prompt, max_tokens=600)) for prompt in prompts]
         while sum(row.output_tokens > 3 for row in platform.records()) < len(prompts):
             await asyncio.sleep(0.01)
         members = platform.router.dispatcher.fleet
