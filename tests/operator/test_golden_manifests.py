@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from sluice.config import load
 from sluice.config.operator import OperatorConfig
+from sluice.config.router import RouterConfig
+from sluice.config.worker import WorkerConfig
 from sluice.operator.accept import accept, gpu_classes
 from sluice.operator.builders import pod_parts
 from sluice.operator.builders.service_objects import owned, service_objects, worker_pool
@@ -52,6 +55,19 @@ def test_manifests_are_as_written_down(case: str) -> None:
     if os.environ.get("SLUICE_REWRITE_GOLDEN"):
         path.write_text(text, encoding="utf-8")
     assert path.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_settings_file_is_one_the_processes_read(case: str) -> None:
+    read = 0
+    for manifest in manifests(case):
+        for name, text in manifest.get("data", {}).items():
+            values = yaml.safe_load(text)
+            section: type[RouterConfig | WorkerConfig] = RouterConfig if name == "router.yaml" else WorkerConfig
+            own = {} if section is RouterConfig else {"worker": "a-pod"}
+            load.parse({**values, **own}, section, source=name)
+            read += 1
+    assert read >= 2
 
 
 @pytest.mark.parametrize("case", CASES)

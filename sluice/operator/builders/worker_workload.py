@@ -78,10 +78,11 @@ def worker_settings(
         "kv_port": names.PORT_KV,
         "metrics_port": names.PORT_METRICS,
         "stop_grace_s": spec.drain.deadline_s,
+        **({"gpu": {"price_per_h": pool.classes[0].spec.price_per_hour}} if len(pool.classes) == 1 else {}),
         "engine": {"device": "cuda" if on_gpu else "cpu", **engine},
         "transfer": {
             "transports": list(spec.transfer.transports or (("nixl", "tcp") if on_gpu else ("tcp",))),
-            "floor_mib_per_s": spec.transfer.floor_mib_per_s,
+            "floor_gb_per_s": spec.transfer.floor_gb_per_s,
         },
         "telemetry": {"log_format": "json", "log_level": config.telemetry.log_level},
     }

@@ -78,6 +78,17 @@ class ModelSource(Part):
         return (self.pvc, self.host_path, self.hugging_face, self.oci)
 
 
+class ClassObjectives(Part):
+    """What requests of one service tier must meet."""
+
+    ttft_s: Annotated[float, Field(gt=0, le=3600, alias="ttftSeconds")]
+    """Time to first token."""
+    tpot_s: Annotated[float, Field(gt=0, le=3600, alias="tpotSeconds")]
+    """Mean time per output token after the first."""
+    miss_cost: Annotated[float, Field(gt=0)] = 1.0
+    """What a missed request costs, relative to one of the standard class."""
+
+
 class Objectives(Part):
     """What a request must meet to count as good."""
 
@@ -85,6 +96,10 @@ class Objectives(Part):
     """Time to first token."""
     tpot_s: Annotated[float, Field(gt=0, le=3600, alias="tpotSeconds")] = 0.1
     """Mean time per output token after the first."""
+    interactive: ClassObjectives | None = None
+    """Of requests that ask for the interactive class; not given: the router's own."""
+    batch: ClassObjectives | None = None
+    """Of requests that ask for the batch class; not given: the router's own."""
 
 
 class RouterSpec(Part):
@@ -122,8 +137,8 @@ class TransferSpec(Part):
 
     transports: tuple[Annotated[str, Field(pattern=r"^(tcp|nixl)$")], ...] = ()
     """In order of preference; none: nixl and tcp on GPUs, tcp on CPUs."""
-    floor_mib_per_s: Annotated[float, Field(gt=0)] = 50.0
-    """A transfer slower than this is given up."""
+    floor_gb_per_s: Annotated[float, Field(ge=0, alias="floorGbPerSecond")] = 0.005
+    """A link that a probe finds slower, in 10^9 bytes per second, is not used. Set what your fabric should do."""
 
 
 class DrainSpec(Part):
