@@ -18,9 +18,10 @@ class AdmissionConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementConfig:
-    """When to split a request over two workers."""
+    """Who serves what."""
 
-    disaggregate_tokens_min: int = 64  # uncached prompt tokens below which one worker does all
+    policy: str = "joint"  # or one of the published ones it is compared with
+    disaggregate_tokens_min: int = 64  # uncached prompt tokens below which a handoff between idle workers does not pay
     attempts_max: int = 4  # placements of one sequence, the first included
 
 

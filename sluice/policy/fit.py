@@ -91,7 +91,9 @@ def _nobody(ask: Ask, fleet: FleetTable) -> Unplaced:
     if not counts:
         return Unplaced(reason="no worker is connected")
     reason = ", ".join(f"{count} {why}" for why, count in sorted(counts.items()))
-    return Unplaced(reason=reason, is_final=set(counts) == {TOO_LONG})
+    if set(counts) == {TOO_LONG}:
+        return Unplaced(reason=reason, is_final=True, retry_after_s=0.0)
+    return Unplaced(reason=reason)
 
 
 def why_not(ask: Ask, fleet: FleetTable, slot: int) -> str:

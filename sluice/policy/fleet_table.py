@@ -118,6 +118,8 @@ class FleetTable:
         """The worker is gone; its row reads as not ready."""
         self.workers[slot] = WorkerId("")
         self.severed.pop(slot, None)
+        for source, targets in self.severed.items():
+            self.severed[source] = targets - {slot}
         self._clear(slot)
         while self.workers and not self.workers[-1]:
             self.workers.pop()

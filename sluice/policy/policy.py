@@ -62,7 +62,10 @@ class Placed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unplaced:
-    """Nobody takes it now. `is_final`: waiting cannot help; refuse it."""
+    """Nobody takes it now. `is_final`: waiting here cannot help; refuse it, to be tried again after `retry_after_s`.
+
+    A `retry_after_s` of 0 says that trying again cannot help either.
+    """
 
     reason: str
     is_final: bool = False

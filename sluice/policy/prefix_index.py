@@ -7,7 +7,7 @@ a worker that lost a prefix only computes it again. Bounded; when full, the olde
 A worker whose blocks hold k hash units reports every k-th unit hash (domain/block_hash.py), so
 positions k-1, 2k-1, ... are looked up for it. Workers evict the ends of prefixes first, so who
 holds a hash is taken to hold all before it: the search jumps ahead and narrows down.
-Next: `scorers.py`.
+Next: `policy.py`.
 """
 
 from collections import OrderedDict

@@ -5,7 +5,7 @@ from typing import Final
 
 from sluice.errors import ConfigError
 from sluice.policy.dynamo import Dynamo
-from sluice.policy.joint import Joint
+from sluice.policy.joint import SPLIT_TOKENS_MIN, Joint
 from sluice.policy.least_load import LeastLoad
 from sluice.policy.llm_d import LlmD
 from sluice.policy.llumnix import Llumnix
@@ -32,8 +32,14 @@ POLICIES: Final[dict[str, Callable[[], Policy]]] = {
 }
 
 
-def make_policy(name: str) -> Policy:
-    """A fresh policy. Raises ConfigError for a name nobody has."""
+def make_policy(name: str, *, split_tokens_min: int = SPLIT_TOKENS_MIN) -> Policy:
+    """A fresh policy. Raises ConfigError for a name nobody has.
+
+    `split_tokens_min`: uncached prompt tokens below which a handoff between idle workers does not pay;
+    for the policies that weigh that at all.
+    """
+    if name == Joint.name:
+        return Joint(split_tokens_min=split_tokens_min)
     make = POLICIES.get(name)
     if make is None:
         raise ConfigError(f"policy: '{name}' is unknown; choose one of {', '.join(POLICIES)}")

@@ -2,7 +2,7 @@
 
 One event loop, no awaits: every method runs to its end, so nothing changes between checking
 and acting. Clients' tasks read from the outbox of the Request they were given.
-Next: `flow.py` for one sequence, `policy/placement.py` for the choice of workers.
+Next: `flow.py` for one sequence, `policy/policy.py` for the choice of workers.
 """
 
 import asyncio
@@ -15,10 +15,15 @@ from sluice.clock import Clock
 from sluice.domain.ids import RequestId, RouterId, SequenceId
 from sluice.domain.load import WorkerInfo
 from sluice.domain.role import FinishReason, Role
-from sluice.errors import CancelledError, DeadlineError, InvalidRequestError, NoWorkerError, SluiceError
-from sluice.policy import placement
+from sluice.errors import (
+    CancelledError,
+    DeadlineError,
+    InvalidRequestError,
+    NoWorkerError,
+    SluiceError,
+)
 from sluice.policy.admission import AdmissionLimits, AdmissionQueue
-from sluice.policy.placement import NoPlace, PlacementRules
+from sluice.policy.policy import Policy, Unplaced
 from sluice.router.claims import Claims, Copy
 from sluice.router.evacuation import Evacuations
 from sluice.router.fleet import Fleet, Member
@@ -31,7 +36,7 @@ from sluice.router.peering import Peering
 from sluice.router.records import Records
 from sluice.router.reports import Reports
 from sluice.router.request import Request
-from sluice.router.targets import Targets
+from sluice.router.targets import Targets, refusal
 from sluice.router.worker_link import WorkerLink
 from sluice.text.tokenizer import Tokenizer
 from sluice.wire import convert
@@ -47,7 +52,6 @@ class DispatchLimits:
     """Bounds of what is in flight."""
 
     admission: AdmissionLimits
-    rules: PlacementRules
     attempts_max: int
     unread_tokens_max: int
     records_max: int
@@ -62,6 +66,7 @@ class Dispatcher:
         router: RouterId,
         tokenizer: Tokenizer,
         fleet: Fleet,
+        policy: Policy,
         limits: DispatchLimits,
         observer: Observer,
         clock: Clock,
@@ -76,7 +81,7 @@ class Dispatcher:
         self._flows: dict[SequenceId, Flow] = {}
         self._requests = 0
         self._is_stopping = False
-        self.targets = Targets(fleet)
+        self.targets = Targets(fleet, policy, clock)
         self.claims = Claims(fleet)
         self.evacuations = Evacuations(fleet, self._flows, self.targets)
         self._peering = Peering(fleet)
@@ -294,33 +299,30 @@ class Dispatcher:
 
     def next_target(self, flow: Flow) -> Member | None:
         """Another decode worker for a refused or failed handoff, or None."""
-        return self.targets.next_for(flow)
+        return self.targets.elsewhere_for(flow)
 
     # ------------------------------------------------------------ inside
 
     def _pump(self, now_s: float) -> None:
-        """Place waiting sequences, first come first served, until one finds no room."""
+        """Place waiting sequences, in the queue's order, until one finds no room."""
         while (flow := self._queue.first()) is not None:
             started_s = self._clock.now_s()
-            facts = flow.facts()
-            cached = self.fleet.index.match(flow.prompt.unit_hashes)
-            views = self.fleet.views()
-            decision = placement.place(facts, views, cached, rules=self._limits.rules, seed=flow.sequence)
-            if isinstance(decision, NoPlace):
+            decision = self.targets.place(flow, now_s=now_s)
+            if isinstance(decision, Unplaced):
                 if flow.excluded:
                     flow.excluded.clear()  # nobody else is left: the same workers may be asked again
                     if flow.sequence in self._reports.refused:
                         self._reports.refused.discard(flow.sequence)
                         return  # but not at once: they have just said no
                     continue
-                if views and all(facts.total_tokens > view.info.sequence_tokens_max for view in views):
-                    self._end(flow.request, FinishReason.ERROR, NoWorkerError(f"no worker fits it: {decision}"))
-                    continue
-                return
+                if not decision.is_final:
+                    return
+                self._end(flow.request, FinishReason.ERROR, refusal(decision))
+                continue
             self._queue.take_first(now_s=now_s)
             # The decode worker holds the prompt only after a handoff; until then others must not count on it.
-            self.fleet.index.expect(decision.prefill.slot, flow.prompt.unit_hashes, now_s=now_s)
-            prefill, decode = self.fleet.at(decision.prefill.slot), self.fleet.at(decision.decode.slot)
+            self.fleet.index.expect(decision.prefill, flow.prompt.unit_hashes, now_s=now_s)
+            prefill, decode = self.fleet.at(decision.prefill), self.fleet.at(decision.decode)
             flow.placed(decision, prefill=prefill, decode=decode, now_s=now_s)
             took_s = self._clock.now_s() - started_s
             traceparent = flow.request.traceparent

@@ -2,7 +2,7 @@
 
 A worker drains because a person, an operator, a spot notice or SIGTERM said so; the router sees it
 in the heartbeat and reacts here, a few moves at a time. Sequences that end first are simply done.
-Decides which and when; `flow.py` carries a move out. Next: `policy/placement.py` for the target.
+Decides which and when; `flow.py` carries a move out. Next: `targets.py`.
 """
 
 from collections.abc import Mapping
@@ -104,7 +104,7 @@ class Evacuations:
         if target is None:
             flow.excluded.clear()  # workers that failed it may be asked again at the next step
             return False
-        tokens = flow.facts().prompt_tokens
+        tokens = flow.context_tokens
         cached = self._fleet.index.match(flow.prompt.unit_hashes).get(target.slot, 0)
         if choose_way(self._rates, tokens=tokens, cached_tokens=cached) is Way.RECOMPUTE:
             flow.restart(why="drain; computing it again is cheaper", now_s=now_s)

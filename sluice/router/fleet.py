@@ -1,6 +1,6 @@
 """The workers connected to this router: who they are, how loaded, what this router runs on them.
 
-Owns members and the prefix index; soft state, rebuilt from what workers say when they dial in.
+Owns members, the prefix index and the table policies see; soft state, rebuilt from what workers say when they dial in.
 Never decides placement and never writes to the network itself (`worker_link.py` does).
 Next: `dispatcher.py`.
 """
@@ -17,8 +17,9 @@ from sluice.domain.ids import SequenceId, WorkerId
 from sluice.domain.load import WorkerInfo, WorkerLoad
 from sluice.domain.role import Lifecycle
 from sluice.errors import IncompatiblePeerError, OverloadedError
+from sluice.policy.fleet_table import FleetTable
 from sluice.policy.prefix_index import PrefixIndex
-from sluice.policy.view import WorkerView
+from sluice.router.books import Books
 from sluice.router.worker_link import WorkerLink
 from sluice.wire.gen import sluice_pb2 as pb
 
@@ -26,8 +27,7 @@ WORKERS_MAX: Final = 4096
 CANCELLED_MAX: Final = 4096
 CANCEL_AGAIN_S: Final = 1.0
 NAMED_MAX: Final = 3
-HEARTBEAT_GRACE_S: Final = 0.1
-"""What was sent this shortly before a heartbeat may not be in it."""
+_NO_SLOTS: Final[frozenset[int]] = frozenset()
 
 
 class Member:
@@ -36,10 +36,7 @@ class Member:
     __slots__ = (
         "_cancelled",
         "_missing",
-        "_recent",
-        "_recent_blocks",
-        "_recent_tokens",
-        "_view",
+        "books",
         "heard_s",
         "info",
         "link",
@@ -48,18 +45,14 @@ class Member:
         "slot",
     )
 
-    def __init__(self, info: WorkerInfo, link: WorkerLink, *, slot: int, now_s: float) -> None:
+    def __init__(self, info: WorkerInfo, link: WorkerLink, *, table: FleetTable, slot: int, now_s: float) -> None:
         self.info = info
         self.link = link
         self.slot = slot
         self.load = WorkerLoad(lifecycle=Lifecycle.STARTING)
         self.heard_s = now_s
         self.sequences: set[SequenceId] = set()
-        # What was sent here too late for the latest heartbeat: when, prompt tokens, blocks.
-        self._recent: dict[SequenceId, tuple[float, int, int]] = {}
-        self._recent_tokens = 0
-        self._recent_blocks = 0
-        self._view: WorkerView | None = None
+        self.books = Books(table, slot, info, self.load)
         self._cancelled: OrderedDict[tuple[int, int], float] = OrderedDict()  # strays, and when it was told
         self._missing: dict[SequenceId, int] = {}  # missed by rolls, and how much it had been told at the first
 
@@ -76,18 +69,18 @@ class Member:
         """A sequence is sent here: `prefill_tokens` to compute, KV of `context_tokens` to keep."""
         self.sequences.add(sequence)
         self._missing.pop(sequence, None)
-        self._forget(sequence)
-        blocks = -(-context_tokens // self.info.block_tokens)
-        self._recent[sequence] = (now_s, prefill_tokens, blocks)
-        self._recent_tokens += prefill_tokens
-        self._recent_blocks += blocks
-        self._view = None
+        self.books.sent(
+            sequence,
+            prefill_tokens=prefill_tokens,
+            context_tokens=context_tokens,
+            sequences=len(self.sequences),
+            now_s=now_s,
+        )
 
     def release(self, sequence: SequenceId) -> None:
         """A sequence left. Unknown ones are ignored."""
         self.sequences.discard(sequence)
-        self._forget(sequence)
-        self._view = None
+        self.books.gone(sequence, sequences=len(self.sequences))
 
     def cancel(self, sequence: int, epoch: int) -> None:
         """Tell the worker to drop a sequence it may hold."""
@@ -116,38 +109,16 @@ class Member:
         self.load = load
         if load.role is not None and load.role is not self.info.role:
             self.info = replace(self.info, role=load.role)
-        for sequence, (sent_s, _, _) in list(self._recent.items()):
-            if sent_s < now_s - HEARTBEAT_GRACE_S:
-                self._forget(sequence)
-        self._view = None
+        self.books.beat(self.info, load, is_ready=self.is_ready, sequences=len(self.sequences), now_s=now_s)
 
     def drain_left_s(self, *, now_s: float) -> float:
         """Until a draining worker's deadline, as it said in its latest heartbeat; 0 if it has none."""
         left_s = self.load.drain_left_s
         return max(1e-3, left_s - (now_s - self.heard_s)) if left_s else 0.0
 
-    def view(self) -> WorkerView:
-        """A snapshot for placement."""
-        if self._view is None:
-            self._view = WorkerView(
-                slot=self.slot,
-                info=self.info,
-                load=self.load,
-                own_sequences=len(self.sequences),
-                recent_sequences=len(self._recent),
-                recent_tokens=self._recent_tokens,
-                recent_blocks=self._recent_blocks,
-            )
-        return self._view
-
     def target(self) -> pb.DecodeTarget:
         """This worker, as named to the one that hands off to it."""
         return pb.DecodeTarget(worker=self.info.worker, boot=self.info.boot, kv_address=self.info.kv_address)
-
-    def _forget(self, sequence: SequenceId) -> None:
-        _, tokens, blocks = self._recent.pop(sequence, (0.0, 0, 0))
-        self._recent_tokens -= tokens
-        self._recent_blocks -= blocks
 
 
 class Fleet:
@@ -156,6 +127,7 @@ class Fleet:
     def __init__(self, *, expiry_s: float) -> None:
         self.index = PrefixIndex()
         self.capacity = CapacityBook()
+        self.table = FleetTable()  # what policies see; its slots are the members'
         self._expiry_s = expiry_s
         self._members: dict[int, Member] = {}  # by slot
 
@@ -191,9 +163,11 @@ class Fleet:
         """The connected incarnation of a worker, if any."""
         return next((member for member in self if member.info.worker == worker), None)
 
-    def views(self) -> list[WorkerView]:
-        """Snapshots of all members, for one placement."""
-        return [member.view() for member in self]
+    def slots_of(self, workers: AbstractSet[WorkerId]) -> frozenset[int]:
+        """The slots of those of `workers` that are connected."""
+        if not workers:
+            return _NO_SLOTS
+        return frozenset(slot for slot, member in self._members.items() if member.info.worker in workers)
 
     def join(self, info: WorkerInfo, link: WorkerLink, *, now_s: float) -> Member:
         """A worker dialled in; the caller has removed an older incarnation of it.
@@ -209,27 +183,35 @@ class Fleet:
             )
         if len(self) >= WORKERS_MAX:
             raise OverloadedError(f"{WORKERS_MAX} workers are connected, the limit", retry_after_s=60)
-        slot = next(i for i in range(WORKERS_MAX) if i not in self._members)
-        member = self._members[slot] = Member(info, link, slot=slot, now_s=now_s)
+        slot = self.table.add(info.worker)
+        member = self._members[slot] = Member(info, link, table=self.table, slot=slot, now_s=now_s)
         self.index.add_worker(slot, block_tokens=info.block_tokens)
         gpu_class = info.gpu_class or info.device
         key = ClassKey(gpu_class=gpu_class, tensor_parallel=info.tensor_parallel, model=info.model)
         self.capacity.join(info.worker, key, info.step_terms)
+        member.books.believe(self.capacity.curve(info.worker))
         return member
+
+    def beat(self, member: Member, load: WorkerLoad, *, now_s: float) -> None:
+        """A heartbeat arrived; its steps go into the curves of the worker and its class."""
+        if self.capacity.note(member.info.worker, load.steps):
+            member.books.believe(self.capacity.curve(member.info.worker))
+        member.beat(load, now_s=now_s)
+        bad = {link.peer_boot for link in load.links if link.problem}
+        self.table.severed.pop(member.slot, None)
+        if bad:
+            slots = frozenset(slot for slot, other in self._members.items() if other.info.boot in bad)
+            self.table.severed[member.slot] = slots
 
     def remove(self, member: Member) -> bool:
         """A worker is gone; False if it was not here any more."""
         if self._members.get(member.slot) is not member:
             return False
         del self._members[member.slot]
+        self.table.remove(member.slot)
         self.index.remove_worker(member.slot)
         self.capacity.leave(member.info.worker)
         return True
-
-    def beat(self, member: Member, load: WorkerLoad, *, now_s: float) -> None:
-        """A heartbeat arrived; its steps go into the curves of the worker and its class."""
-        member.beat(load, now_s=now_s)
-        self.capacity.note(member.info.worker, load.steps)
 
     def silent(self, *, now_s: float) -> list[Member]:
         """Workers not heard of for too long."""

@@ -14,8 +14,7 @@ from sluice.domain.role import FinishReason
 from sluice.domain.sampling import SamplingParams
 from sluice.domain.sequence import SequenceState
 from sluice.errors import SluiceError, WorkerLostError
-from sluice.policy.filters import RequestFacts
-from sluice.policy.placement import Decision
+from sluice.policy.policy import Placed
 from sluice.router import journey, orders
 from sluice.router.choice_text import ChoiceText
 from sluice.router.choice_writer import ChoiceWriter
@@ -96,25 +95,22 @@ class Flow:
         """The worker that runs it now, as far as is known; None while it waits."""
         return self.prefill or self.decode
 
-    def facts(self) -> RequestFacts:
-        """What placement may know of it."""
-        return RequestFacts(
-            prompt_tokens=len(self.prompt.tokens) + len(self.output),
-            output_tokens_max=self.sampling.max_tokens - len(self.output),
-            excluded=self.excluded,
-        )
+    @property
+    def context_tokens(self) -> int:
+        """All tokens it has: what a worker needs KV for before the next one is chosen."""
+        return len(self.prompt.tokens) + len(self.output)
 
     # ------------------------------------------------------------ events
 
-    def placed(self, decision: Decision, *, prefill: Member, decode: Member, now_s: float) -> None:
+    def placed(self, decision: Placed, *, prefill: Member, decode: Member, now_s: float) -> None:
         """Workers have been chosen: start there."""
         self.attempts += 1
-        facts = self.facts()
-        uncached = max(0, facts.prompt_tokens - decision.cached_tokens)
-        prefill.hold(self.sequence, prefill_tokens=uncached, context_tokens=facts.prompt_tokens, now_s=now_s)
+        context_tokens = self.context_tokens
+        uncached = max(1, context_tokens - decision.cached_tokens)
+        prefill.hold(self.sequence, prefill_tokens=uncached, context_tokens=context_tokens, now_s=now_s)
         self.prefill = prefill
         if decision.is_split:
-            decode.hold(self.sequence, prefill_tokens=0, context_tokens=facts.prompt_tokens, now_s=now_s)
+            decode.hold(self.sequence, prefill_tokens=0, context_tokens=context_tokens, now_s=now_s)
             self.decode = decode
         record = self.record
         record.state = "prefill"
@@ -198,7 +194,7 @@ class Flow:
         """Migrate it to `target` while it runs. Only when `can_move`."""
         self.prefill, self.decode = None, self.owner
         self.target, self.why_moved = target, why
-        target.hold(self.sequence, prefill_tokens=0, context_tokens=self.facts().prompt_tokens, now_s=now_s)
+        target.hold(self.sequence, prefill_tokens=0, context_tokens=self.context_tokens, now_s=now_s)
         self._apply(Event.MOVE, now_s)
 
     @property

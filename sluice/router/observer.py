@@ -13,7 +13,7 @@ from typing import Final
 from sluice.clock import wall_ns
 from sluice.domain.slo import SloClass
 from sluice.errors import Code, SluiceError
-from sluice.policy.placement import Decision
+from sluice.policy.policy import Placed
 from sluice.router.job import Job
 from sluice.router.records import Record
 from sluice.telemetry import attributes, tracing
@@ -126,7 +126,7 @@ class Observer:
 
     # ------------------------------------------------------------ sequences
 
-    def placed(self, record: Record, decision: Decision, *, traceparent: str, took_s: float, now_s: float) -> None:
+    def placed(self, record: Record, decision: Placed, *, traceparent: str, took_s: float, now_s: float) -> None:
         """A sequence got its workers; deciding took `took_s`."""
         kind = PlacementKind.DISAGGREGATED if decision.is_split else PlacementKind.COLOCATED
         self.metrics.placed(kind, queue_s=now_s - record.accepted_s)
@@ -139,8 +139,8 @@ class Observer:
         tracing.record_span(SpanName.QUEUE, parent=traceparent, start_ns=queued_ns, end_ns=start_ns, attributes=facts)
         facts[attributes.DECISION] = decision.reason
         facts[attributes.CANDIDATES] = len(decision.candidates)
-        facts[attributes.PREFILL_WORKER] = decision.prefill.info.worker
-        facts[attributes.DECODE_WORKER] = decision.decode.info.worker
+        facts[attributes.PREFILL_WORKER] = record.prefill_worker
+        facts[attributes.DECODE_WORKER] = record.decode_worker
         tracing.record_span(SpanName.PLACEMENT, parent=traceparent, start_ns=start_ns, end_ns=end_ns, attributes=facts)
 
     def first_token(self, record: Record) -> None:

@@ -23,7 +23,7 @@ from sluice.config.router import RouterConfig
 from sluice.domain.ids import RouterId
 from sluice.errors import ConfigError
 from sluice.policy.admission import AdmissionLimits
-from sluice.policy.placement import PlacementRules
+from sluice.policy.registry import make_policy
 from sluice.router.admin_service import AdminService
 from sluice.router.dispatcher import Dispatcher, DispatchLimits
 from sluice.router.fleet import Fleet
@@ -74,6 +74,7 @@ async def serve(config: RouterConfig, *, clock: Clock) -> AsyncIterator[RunningR
         router=router,
         tokenizer=tokenizer,
         fleet=fleet,
+        policy=make_policy(config.placement.policy, split_tokens_min=config.placement.disaggregate_tokens_min),
         limits=_dispatch_limits(config),
         observer=observer,
         clock=clock,
@@ -142,7 +143,6 @@ def _dispatch_limits(config: RouterConfig) -> DispatchLimits:
             inflight_sequences_max=admission.inflight_sequences_max,
             queue_timeout_s=admission.queue_timeout_s,
         ),
-        rules=PlacementRules(disaggregate_tokens_min=config.placement.disaggregate_tokens_min),
         attempts_max=config.placement.attempts_max,
         unread_tokens_max=config.stream_buffer_tokens_max,
         records_max=config.records_max,

@@ -1,33 +1,58 @@
-"""Which worker a sequence could go on at: for refused handoffs, drains, and people who ask.
+"""Asks the policy: where a sequence goes, where a running one could go on, and why one is refused.
 
-Asks the placement policy with what the fleet knows; changes nothing. Next: `policy/placement.py`.
+What the policy may know of a sequence is put together here. Changes nothing: who asks carries out
+the answer. Next: `policy/policy.py`.
 """
 
-from collections.abc import Sequence
+from typing import Final
 
-from sluice.policy import placement
-from sluice.policy.view import WorkerView
+from sluice.clock import Clock
+from sluice.errors import NoWorkerError, OverloadedError, SluiceError
+from sluice.policy.policy import Ask, Placed, Policy, Unplaced
 from sluice.router.fleet import Fleet, Member
 from sluice.router.flow import Flow
+
+OUTPUT_TOKENS_EXPECTED: Final = 256
+"""Of a request that allows more: an answer of a chat."""
 
 
 class Targets:
     """Chooses among the workers of one fleet."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, policy: Policy, clock: Clock) -> None:
         self._fleet = fleet
+        self._policy = policy
+        self._clock = clock
 
-    def next_for(self, flow: Flow) -> Member | None:
-        """Another decode worker than those that failed it, if there is one."""
-        return self._best(flow, self._fleet.views())
+    def place(self, flow: Flow, *, now_s: float) -> Placed | Unplaced:
+        """Who serves a waiting sequence, those excluded that failed it."""
+        return self._ask(flow, resident=None, now_s=now_s)
 
     def elsewhere_for(self, flow: Flow) -> Member | None:
-        """The best decode worker that does not run it now."""
-        own = None if flow.owner is None else flow.owner.slot
-        return self._best(flow, [view for view in self._fleet.views() if view.slot != own])
+        """The best decode worker for it that does not run it now and has not failed it, if there is one."""
+        owner = None if flow.owner is None else flow.owner.slot
+        answer = self._ask(flow, resident=owner, now_s=self._clock.now_s())
+        return self._fleet.at(answer.decode) if isinstance(answer, Placed) else None
 
-    def _best(self, flow: Flow, views: Sequence[WorkerView]) -> Member | None:
+    def _ask(self, flow: Flow, *, resident: int | None, now_s: float) -> Placed | Unplaced:
+        job, left = flow.request.job, flow.sampling.max_tokens - len(flow.output)
+        ask = Ask(
+            prompt_tokens=flow.context_tokens,
+            output_tokens_max=left,
+            output_tokens_expected=float(min(left, OUTPUT_TOKENS_EXPECTED)),
+            slo=job.slo,
+            waited_s=0.0 if flow.output else now_s - flow.record.accepted_s,
+            tenant=job.tenant,
+            excluded=self._fleet.slots_of(flow.excluded),
+            resident=resident,
+            seed=flow.sequence,
+        )
         cached = self._fleet.index.match(flow.prompt.unit_hashes)
-        source = None if flow.owner is None else flow.owner.view()
-        view = placement.place_decode(flow.facts(), views, cached, source=source, seed=flow.sequence)
-        return None if view is None else self._fleet.at(view.slot)
+        return self._policy.place(ask, self._fleet.table, cached, now_s=now_s)
+
+
+def refusal(answer: Unplaced) -> SluiceError:
+    """What a client hears when no worker takes its request: later, or never."""
+    if answer.retry_after_s > 0.0:
+        return OverloadedError(answer.reason, retry_after_s=answer.retry_after_s)
+    return NoWorkerError(f"no worker fits it: {answer.reason}")

@@ -13,7 +13,7 @@ from sluice.domain.load import WorkerInfo, WorkerLoad
 from sluice.domain.role import Lifecycle, Role
 from sluice.domain.sampling import SamplingParams
 from sluice.policy.admission import AdmissionLimits
-from sluice.policy.placement import PlacementRules
+from sluice.policy.joint import Joint
 from sluice.router.dispatcher import Dispatcher, DispatchLimits
 from sluice.router.fleet import Fleet, Member
 from sluice.router.job import Job, Prompt
@@ -32,7 +32,6 @@ LIMITS: Final = DispatchLimits(
     admission=AdmissionLimits(
         queue_sequences_max=4, queue_tokens_max=10**6, inflight_sequences_max=50, queue_timeout_s=30.0
     ),
-    rules=PlacementRules(),
     attempts_max=3,
     unread_tokens_max=20,
     records_max=100,
@@ -65,6 +64,7 @@ class Desk:
             router=RouterId("r"),
             tokenizer=tokenizer,
             fleet=Fleet(expiry_s=5.0),
+            policy=Joint(),
             limits=LIMITS,
             observer=observer,
             clock=self.clock,

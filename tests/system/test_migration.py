@@ -101,6 +101,6 @@ async def test_a_role_flips_without_losing_a_request(start_platform: StartPlatfo
         reply = await platform.flip("d0", "prefill")
         assert reply.role == "prefill"
         assert set(await asyncio.gather(*asked)) == {expected}
-        assert {view.info.role.value for view in platform.router.dispatcher.fleet.views()} == {"prefill", "decode"}
+        assert {member.info.role.value for member in platform.router.dispatcher.fleet} == {"prefill", "decode"}
         assert await platform.complete(prompt, max_tokens=OUTPUT_TOKENS) == expected
         await platform.wait_quiet()

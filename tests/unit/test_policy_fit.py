@@ -75,7 +75,7 @@ def test_a_sequence_no_worker_is_large_enough_for_is_refused_for_good() -> None:
     ask = Ask(prompt_tokens=40_000, output_tokens_max=1)
     fleet = fleet_of((Role.MIXED, {}), (Role.DECODE, {}))
     assert make_policy("least_load").place(ask, fleet, {}, now_s=0.0) == Unplaced(
-        reason="2 too small for it", is_final=True
+        reason="2 too small for it", is_final=True, retry_after_s=0.0
     )
 
 

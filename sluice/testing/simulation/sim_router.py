@@ -13,7 +13,7 @@ from typing import Final
 from sluice.clock import Clock
 from sluice.domain.ids import RouterId
 from sluice.policy.admission import AdmissionLimits
-from sluice.policy.placement import PlacementRules
+from sluice.policy.joint import Joint
 from sluice.router.dispatcher import Dispatcher, DispatchLimits
 from sluice.router.fleet import Fleet
 from sluice.router.fleet_service import FleetService
@@ -51,7 +51,6 @@ class SimRouter:
                 queue_sequences_max=64, queue_tokens_max=10**6, inflight_sequences_max=256,
                 queue_timeout_s=QUEUE_TIMEOUT_S,
             ),
-            rules=PlacementRules(disaggregate_tokens_min=split_tokens_min),
             attempts_max=6,
             unread_tokens_max=4096,
             records_max=100,
@@ -60,6 +59,7 @@ class SimRouter:
             router=router,
             tokenizer=tokenizer(),
             fleet=Fleet(expiry_s=EXPIRY_S),
+            policy=Joint(split_tokens_min=split_tokens_min),
             limits=limits,
             observer=Observer(METRICS, model="toy"),
             clock=clock,
