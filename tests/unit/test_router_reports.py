@@ -134,3 +134,23 @@ async def test_strangers_in_a_roll_are_cancelled(desk: Desk) -> None:
     start = desk.start(a)
     roll(desk, a, (start.state.sequence, 0), (77, 4), heard=9)
     assert list(cancels(desk.told(a))) == [(77, 4)]
+
+
+async def test_a_refused_handoff_is_never_aimed_at_the_worker_that_has_the_sequence(
+    pair: tuple[Desk, Member, Member],
+) -> None:
+    """A prefill worker that has become a decode worker was named to itself; its loss then went unnoticed for ever."""
+    desk, p, _ = pair
+    request = desk.submit()
+    state = desk.start(p).state
+    beat = pb.Heartbeat(lifecycle="ready", free_blocks=1000, role="decode")
+    desk.dispatcher.on_message(p, pb.WorkerMessage(heartbeat=beat))
+    desk.handoff(p, state, pb.HANDOFF_REFUSED)
+    (answer,) = desk.told(p)
+    assert not answer.retarget.HasField("target")
+    desk.handoff(p, state, pb.HANDOFF_REFUSED)
+    assert state.sequence in p.sequences
+    desk.dispatcher.lose(p, "test")
+    flow = desk.dispatcher.find(request.job.request, 0)
+    assert flow is not None
+    assert flow.owner is not p
