@@ -69,7 +69,7 @@ def receive(backend: str) -> None:
     memory = allocate(REGION_BYTES, shared=True, prefault=True)
     mover = Mover(open_backends([backend], boot=BootId("receiver"), host="127.0.0.1").transports, memory.region())
     zero = np.zeros(1, dtype=np.int64)
-    mover.allow(grant=GRANT, ranges=Descriptors(zero, zero, np.asarray([REGION_BYTES], dtype=np.int64)))
+    mover.allow(lease_s=60.0, grant=GRANT, ranges=Descriptors(zero, zero, np.asarray([REGION_BYTES], dtype=np.int64)))
     print(json.dumps([(name, info.hex()) for name, info in mover.local_infos()]), flush=True)
     sys.stdin.read()
     mover.close()

@@ -211,7 +211,10 @@ class ArrivalTable:
 
     async def renew(self, request: pb.RenewRequest) -> pb.RenewReply:
         boot = BootId(request.from_boot)
-        lost = self._leases.renew([(boot, transfer) for transfer in request.transfers], now_s=self._now_s())
+        keys = [(boot, transfer) for transfer in request.transfers]
+        lost = self._leases.renew(keys, now_s=self._now_s())
+        for key in set(keys).difference(lost) & self._arrivals.keys():
+            self._mover.renew(self._arrivals[key].grant, lease_s=self._leases.extension_s)
         return pb.RenewReply(lost=[transfer for _, transfer in lost], lease_s=self._lease_s)
 
     async def reap_forever(self) -> None:
@@ -284,7 +287,8 @@ class ArrivalTable:
             is_canary=request.canary,
         )
         try:
-            self._mover.allow(grant=arrival.grant, ranges=block_ranges(geometry, fresh))
+            ranges = block_ranges(geometry, fresh)
+            self._mover.allow(grant=arrival.grant, ranges=ranges, lease_s=self._lease_s)
             self._leases.grant(key, now_s=self._now_s())
         except SluiceError:
             self._mover.end_grant(arrival.grant)

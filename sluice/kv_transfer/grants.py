@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sluice.clock import Clock, SystemClock
 from sluice.errors import OverloadedError
 from sluice.kv_transfer.transport import Descriptors
 
@@ -21,10 +22,11 @@ GRANTS_MAX: Final = 65_536
 
 @dataclass(slots=True, kw_only=True)
 class Grant:
-    """Disjoint, sorted ranges [starts, ends) that may be written while `is_open`, under `lock`."""
+    """Disjoint, sorted ranges [starts, ends) that may be written while `is_open` and before `ends_s`, under `lock`."""
 
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
+    ends_s: float  # on the table's clock; a lease that is renewed moves it
     is_open: bool = True
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -44,12 +46,13 @@ class Grant:
 class GrantTable:
     """Open grants of one region, by secret. Callable from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._grants: dict[bytes, Grant] = {}
 
-    def allow(self, *, grant: bytes, ranges: Descriptors) -> None:
-        """Open a grant for the `target` ranges. Raises OverloadedError if there are too many."""
+    def allow(self, *, grant: bytes, ranges: Descriptors, lease_s: float) -> None:
+        """Open a grant for the `target` ranges, for `lease_s` or until renewed. Raises OverloadedError if too many."""
         order = np.argsort(ranges.target, kind="stable")
         starts, ends = ranges.target[order], (ranges.target + ranges.length)[order]
         if len(starts):
@@ -59,12 +62,23 @@ class GrantTable:
             if len(self._grants) >= GRANTS_MAX:
                 raise OverloadedError(f"all {GRANTS_MAX} grants are in use", retry_after_s=1)
             assert grant not in self._grants, "a grant is a fresh secret each time"
-            self._grants[grant] = Grant(starts=starts, ends=ends)
+            self._grants[grant] = Grant(starts=starts, ends=ends, ends_s=self._clock.now_s() + lease_s)
+
+    def renew(self, grant: bytes, *, lease_s: float) -> None:
+        """The grant ends `lease_s` from now at the earliest. Unknown ones are ignored; a late renewal revives none."""
+        found = self.find(grant)
+        if found is not None:
+            found.ends_s = max(found.ends_s, self._clock.now_s() + lease_s)
+
+    def is_writable(self, grant: Grant) -> bool:
+        """Whether a piece may be written now; asked under the grant's lock."""
+        return grant.is_open and self._clock.now_s() < grant.ends_s
 
     def find(self, grant: bytes) -> Grant | None:
-        """The grant's ranges, or None if it never was or was revoked."""
+        """The grant's ranges, or None if it never was, was revoked or has run out."""
         with self._lock:
-            return self._grants.get(grant)
+            found = self._grants.get(grant)
+        return found if found is not None and self._clock.now_s() < found.ends_s else None
 
     def revoke(self, grant: bytes) -> bool:
         """End the grant; waits for at most the piece being copied. Always True: memory is safe."""

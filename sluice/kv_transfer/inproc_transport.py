@@ -71,7 +71,7 @@ class InprocNetwork:
         source_view, ranges = flight.sender.view, flight.push.descriptors
         grant = target.grants.find(flight.push.grant)
         if grant is None:
-            return "the grant is unknown or was revoked"
+            return "the grant is unknown, was revoked or has run out"
         with grant.lock:
             if not grant.is_open or not grant.covers(ranges.target, ranges.length):
                 return "a range lies outside the grant"
@@ -134,8 +134,11 @@ class InprocTransport:
             results, self._results = self._results, []
         return results
 
-    def allow(self, *, grant: bytes, ranges: Descriptors) -> None:
-        self.grants.allow(grant=grant, ranges=ranges)
+    def allow(self, *, grant: bytes, ranges: Descriptors, lease_s: float) -> None:
+        self.grants.allow(grant=grant, ranges=ranges, lease_s=lease_s)
+
+    def renew(self, grant: bytes, *, lease_s: float) -> None:
+        self.grants.renew(grant, lease_s=lease_s)
 
     def revoke(self, grant: bytes) -> bool:
         """Always safe once it returns: delivery checks the grant under its lock."""

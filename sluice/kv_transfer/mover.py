@@ -139,21 +139,26 @@ class Mover:
         """Stop caring for a push. Its bytes count as quarantined until its future ends."""
         self._ask(Abandon(push=push))
 
-    def allow(self, *, grant: bytes, ranges: Descriptors) -> None:
-        """As receiver: whoever presents `grant` may write the `target` ranges, by any transport.
+    def allow(self, *, grant: bytes, ranges: Descriptors, lease_s: float) -> None:
+        """As receiver: whoever presents `grant` may write the `target` ranges, by any transport, for `lease_s`.
 
         Raises OverloadedError if there are too many grants.
         """
         opened: list[Transport] = []
         try:
             for transport in self._transports.values():
-                transport.allow(grant=grant, ranges=ranges)
+                transport.allow(grant=grant, ranges=ranges, lease_s=lease_s)
                 opened.append(transport)
         except SluiceError:
             for transport in opened:
                 transport.revoke(grant)
             raise
         self.quarantine.grant_opened(grant, total_bytes=ranges.total_bytes)
+
+    def renew(self, grant: bytes, *, lease_s: float) -> None:
+        """As receiver: the grant lasts for another `lease_s` at least."""
+        for transport in self._transports.values():
+            transport.renew(grant, lease_s=lease_s)
 
     def revoke(self, grant: bytes) -> bool:
         """As receiver: the grant ends. True once its memory is safe to reuse; until then ask again.

@@ -165,8 +165,11 @@ class NixlTransport:
         results, self._results = self._results, []
         return results
 
-    def allow(self, *, grant: bytes, ranges: Descriptors) -> None:
+    def allow(self, *, grant: bytes, ranges: Descriptors, lease_s: float) -> None:
         """Nothing enforces grants here: whoever has our connection data can write anywhere in the region."""
+
+    def renew(self, grant: bytes, *, lease_s: float) -> None:
+        """Nothing ends here by itself either."""
 
     def revoke(self, grant: bytes) -> bool:  # noqa: ARG002 - one-sided: there is nothing to look up
         """Never safe by itself: only the sender, or its death, says that its writes have stopped."""

@@ -94,8 +94,11 @@ class PacedTransport:
             self._late = [late for late in self._late if late.due_s > now_s]
         return told
 
-    def allow(self, *, grant: bytes, ranges: Descriptors) -> None:
-        self._inner.allow(grant=grant, ranges=ranges)
+    def allow(self, *, grant: bytes, ranges: Descriptors, lease_s: float) -> None:
+        self._inner.allow(grant=grant, ranges=ranges, lease_s=lease_s)
+
+    def renew(self, grant: bytes, *, lease_s: float) -> None:
+        self._inner.renew(grant, lease_s=lease_s)
 
     def revoke(self, grant: bytes) -> bool:
         return self._inner.revoke(grant)

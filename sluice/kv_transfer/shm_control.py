@@ -1,7 +1,9 @@
 """The fence of shared memory: which grants are open, and who is writing under them right now.
 
 The control area behind a shared region is a table of slots, each empty or the digest of an open
-grant; the secret itself is never in it. Byte locks of the kernel on the slots order everyone:
+grant and when it ends; the secret itself is never in it. The end is a reading of the machine's
+monotonic clock: both sides are on one machine, and no message carries it. Byte locks of the kernel
+on the slots order everyone:
 
     writer    lock slot shared -> is my digest still there? -> copy -> unlock
     receiver  clear slot -> lock it exclusively: got it?  yes: nobody writes, nobody will
@@ -21,13 +23,16 @@ import struct
 import threading
 from typing import Final
 
+from sluice.clock import SystemClock
 from sluice.errors import OverloadedError, TransferError
 from sluice.kv_transfer.memory import CONTROL_BYTES, SHM_DIRECTORY, control_offset
 
-DIGEST_BYTES: Final = 32
+DIGEST_BYTES: Final = 24
+END: Final = struct.Struct("=d")  # seconds on the monotonic clock
+SLOT_BYTES: Final = DIGEST_BYTES + END.size
 NONCE_BYTES: Final = 16
-SLOT_0: Final = DIGEST_BYTES  # the nonce fills the first slot's place
-SLOTS: Final = CONTROL_BYTES // DIGEST_BYTES - 1
+SLOT_0: Final = SLOT_BYTES  # the nonce fills the first slot's place
+SLOTS: Final = CONTROL_BYTES // SLOT_BYTES - 1
 EMPTY: Final = bytes(DIGEST_BYTES)
 
 
@@ -50,7 +55,7 @@ class _ShmFileView:
 
     def lock(self, kind: int, slot: int) -> bool:
         """Try to set a lock of `kind` on the slot's byte; F_UNLCK always succeeds."""
-        request = struct.pack("hhqqi0q", kind, os.SEEK_SET, self.offset + SLOT_0 + slot * DIGEST_BYTES, 1, 0)
+        request = struct.pack("hhqqi0q", kind, os.SEEK_SET, self.offset + SLOT_0 + slot * SLOT_BYTES, 1, 0)
         try:
             fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, request)
         except BlockingIOError:
@@ -58,12 +63,19 @@ class _ShmFileView:
         return True
 
     def read(self, slot: int) -> bytes:
-        start = SLOT_0 + slot * DIGEST_BYTES
+        start = SLOT_0 + slot * SLOT_BYTES
         return self.control[start : start + DIGEST_BYTES]
 
     def write(self, slot: int, digest: bytes) -> None:
-        start = SLOT_0 + slot * DIGEST_BYTES
+        start = SLOT_0 + slot * SLOT_BYTES
         self.control[start : start + DIGEST_BYTES] = digest
+
+    def read_end(self, slot: int) -> float:
+        end_s: float = END.unpack_from(self.control, SLOT_0 + slot * SLOT_BYTES + DIGEST_BYTES)[0]
+        return end_s
+
+    def write_end(self, slot: int, end_s: float) -> None:
+        END.pack_into(self.control, SLOT_0 + slot * SLOT_BYTES + DIGEST_BYTES, end_s)
 
     def close(self) -> None:
         self.control.close()
@@ -79,18 +91,27 @@ class GrantBoard:
         self._lock = threading.Lock()
         self._slots: dict[bytes, int] = {}
         self._free = list(range(SLOTS))
+        self._clock = SystemClock()
         self._is_closed = False
         self.nonce = secrets.token_bytes(NONCE_BYTES)
         self._file.control[:NONCE_BYTES] = self.nonce
 
-    def open_grant(self, grant: bytes) -> None:
-        """Let whoever knows `grant` write. Raises OverloadedError when every slot is taken."""
+    def open_grant(self, grant: bytes, *, lease_s: float) -> None:
+        """Let whoever knows `grant` write for `lease_s`. Raises OverloadedError when every slot is taken."""
         with self._lock:
             if not self._free:
                 raise OverloadedError(f"all {SLOTS} shared-memory grants are in use", retry_after_s=1)
             assert grant not in self._slots, "a grant is a fresh secret each time"
-            self._slots[grant] = self._free.pop()
-            self._file.write(self._slots[grant], _digest(grant))
+            slot = self._slots[grant] = self._free.pop()
+            self._file.write_end(slot, self._clock.now_s() + lease_s)
+            self._file.write(slot, _digest(grant))
+
+    def renew(self, grant: bytes, *, lease_s: float) -> None:
+        """The grant lasts for another `lease_s` at least, if it has not ended."""
+        with self._lock:
+            slot, now_s = self._slots.get(grant), self._clock.now_s()
+            if slot is not None and not self._is_closed and now_s < (end_s := self._file.read_end(slot)):
+                self._file.write_end(slot, max(end_s, now_s + lease_s))
 
     def close_grant(self, grant: bytes) -> bool:
         """Let nobody start to write any more; True once nobody is in the middle of it either."""
@@ -120,6 +141,7 @@ class PeerBoard:
 
     def __init__(self, name: str, *, region_bytes: int, nonce: bytes) -> None:
         """Raises OSError if the file is not there, TransferError if it is not the one announced."""
+        self._clock = SystemClock()
         self._file = _ShmFileView(name, region_bytes=region_bytes)
         self.fd = self._file.fd
         if self._file.control[:NONCE_BYTES] != nonce:
@@ -141,14 +163,14 @@ class PeerBoard:
         It may have been revoked between finding and entering: ask is_open() before each piece.
         """
         found = self._file.control.find(_digest(grant), SLOT_0)
-        slot, misaligned = divmod(found - SLOT_0, DIGEST_BYTES)
+        slot, misaligned = divmod(found - SLOT_0, SLOT_BYTES)
         if found < 0 or misaligned or not self._file.lock(fcntl.F_RDLCK, slot):
             return None  # never open, or being revoked at this moment
         return slot
 
     def is_open(self, grant: bytes, slot: int) -> bool:
-        """Whether the grant entered as `slot` has not been revoked."""
-        return self._file.read(slot) == _digest(grant)
+        """Whether the grant entered as `slot` has neither been revoked nor run out."""
+        return self._file.read(slot) == _digest(grant) and self._clock.now_s() < self._file.read_end(slot)
 
     def end(self, slot: int) -> None:
         """Leave the slot."""

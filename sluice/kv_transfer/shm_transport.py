@@ -135,9 +135,19 @@ class ShmTransport:
         results, self._results = self._results, []
         return results
 
-    def allow(self, *, grant: bytes, ranges: Descriptors) -> None:  # noqa: ARG002 - see the module docstring
+    def allow(
+        self,
+        *,
+        grant: bytes,
+        ranges: Descriptors,  # noqa: ARG002 - see the module docstring
+        lease_s: float,
+    ) -> None:
         assert self._board, "register() comes first"
-        self._board.open_grant(grant)
+        self._board.open_grant(grant, lease_s=lease_s)
+
+    def renew(self, grant: bytes, *, lease_s: float) -> None:
+        if self._board:
+            self._board.renew(grant, lease_s=lease_s)
 
     def revoke(self, grant: bytes) -> bool:
         """False only while a writer is between two of its slices, or stopped there."""
@@ -159,7 +169,7 @@ class ShmTransport:
         if copy.slot is None:
             copy.slot = peer.board.begin(copy.push.grant)
         if copy.slot is None or not peer.board.is_open(copy.push.grant, copy.slot):
-            self._settle(copy, "the grant is unknown or was revoked")
+            self._settle(copy, "the grant is unknown, was revoked or has run out")
             return 0
         ends = ranges.length[copy.next :].cumsum()
         stop = copy.next + min(int(ends.searchsorted(budget_bytes)) + 1, len(ends))

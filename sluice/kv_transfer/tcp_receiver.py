@@ -30,7 +30,7 @@ ACCEPT_PAUSE_S: Final = 0.1
 SCRATCH_BYTES: Final = 256 << 10
 READ_BYTES_MAX: Final = 4 << 20
 VIEWS_MAX: Final = 64
-NO_GRANT: Final = "the grant is unknown or was revoked"
+NO_GRANT: Final = "the grant is unknown, was revoked or has run out"
 OUTSIDE: Final = "a range lies outside the grant"
 
 
@@ -139,7 +139,7 @@ class TcpReceiver:
         while cursor.remaining_bytes:
             views = cursor.views(count_max=VIEWS_MAX, bytes_max=READ_BYTES_MAX)
             with grant.lock:
-                if not grant.is_open:
+                if not self._grants.is_writable(grant):
                     return NO_GRANT
                 try:
                     count = connection.recvmsg_into(views)[0]

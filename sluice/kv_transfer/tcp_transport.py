@@ -103,8 +103,11 @@ class TcpTransport:
             self._pushed_to.pop(result.push, None)
             results.append(result)
 
-    def allow(self, *, grant: bytes, ranges: Descriptors) -> None:
-        self._grants.allow(grant=grant, ranges=ranges)
+    def allow(self, *, grant: bytes, ranges: Descriptors, lease_s: float) -> None:
+        self._grants.allow(grant=grant, ranges=ranges, lease_s=lease_s)
+
+    def renew(self, grant: bytes, *, lease_s: float) -> None:
+        self._grants.renew(grant, lease_s=lease_s)
 
     def revoke(self, grant: bytes) -> bool:
         """Always safe once it returns: see `grants.py`."""

@@ -132,8 +132,12 @@ class Transport(Protocol):
         """Terminal states reached since the last call; each push appears exactly once."""
         ...
 
-    def allow(self, *, grant: bytes, ranges: Descriptors) -> None:
-        """As receiver: whoever presents `grant` may write the `target` ranges, until revoke()."""
+    def allow(self, *, grant: bytes, ranges: Descriptors, lease_s: float) -> None:
+        """As receiver: whoever presents `grant` may write the `target` ranges, until `lease_s` is over or revoke()."""
+        ...
+
+    def renew(self, grant: bytes, *, lease_s: float) -> None:
+        """As receiver: the grant lasts for another `lease_s` at least. Unknown ones and ended ones stay so."""
         ...
 
     def revoke(self, grant: bytes) -> bool:

@@ -135,7 +135,7 @@ SCATTERED = ranges((0, 4096, 100), (5000, 0, 1), (9000, 70_000, 4096), (100_000,
 
 def test_scattered_ranges_arrive_and_nothing_else_changes(house: House) -> None:
     sender, receiver = house.pair()
-    receiver.transport.allow(grant=GRANT, ranges=SCATTERED)
+    receiver.transport.allow(lease_s=60.0, grant=GRANT, ranges=SCATTERED)
     sender.transport.submit(push(1, SCATTERED))
     [result] = wait_results(sender, 1)
     assert (result.push, result.state, result.reason) == (1, PushState.DONE, "")
@@ -147,7 +147,7 @@ def test_scattered_ranges_arrive_and_nothing_else_changes(house: House) -> None:
 
 def test_many_pushes_each_end_exactly_once(house: House) -> None:
     sender, receiver = house.pair()
-    receiver.transport.allow(grant=GRANT, ranges=ranges((0, 0, SIZE)))
+    receiver.transport.allow(lease_s=60.0, grant=GRANT, ranges=ranges((0, 0, SIZE)))
     for number in range(100):
         sender.transport.submit(push(number, ranges((number * 10_000, number * 10_000, 10_000))))
     results = wait_results(sender, 100)
@@ -159,7 +159,7 @@ def test_many_pushes_each_end_exactly_once(house: House) -> None:
 
 def test_an_empty_push_is_done(house: House) -> None:
     sender, receiver = house.pair()
-    receiver.transport.allow(grant=GRANT, ranges=ranges((0, 0, 10)))
+    receiver.transport.allow(lease_s=60.0, grant=GRANT, ranges=ranges((0, 0, 10)))
     sender.transport.submit(push(1, ranges()))
     assert wait_results(sender, 1)[0].state is PushState.DONE
 
@@ -167,8 +167,8 @@ def test_an_empty_push_is_done(house: House) -> None:
 def test_both_directions_work_at_once(house: House) -> None:
     one, other = house.pair()
     other.transport.connect(PeerInfo(worker=WorkerId("v"), boot=one.boot, region_bytes=SIZE, infos=one.info().infos))
-    one.transport.allow(grant=GRANT, ranges=ranges((0, 500_000, 1000)))
-    other.transport.allow(grant=GRANT, ranges=ranges((0, 0, 1000)))
+    one.transport.allow(lease_s=60.0, grant=GRANT, ranges=ranges((0, 500_000, 1000)))
+    other.transport.allow(lease_s=60.0, grant=GRANT, ranges=ranges((0, 0, 1000)))
     one.transport.submit(push(1, ranges((0, 0, 1000))))
     other.transport.submit(push(1, ranges((0, 500_000, 1000)), peer="sender"))
     assert wait_results(one, 1)[0].state is PushState.DONE
@@ -178,7 +178,7 @@ def test_both_directions_work_at_once(house: House) -> None:
 @only(*CHECKS_GRANTS)
 def test_a_wrong_grant_writes_nothing_and_later_pushes_still_work(house: House) -> None:
     sender, receiver = house.pair()
-    receiver.transport.allow(grant=GRANT, ranges=ranges((0, 0, SIZE)))
+    receiver.transport.allow(lease_s=60.0, grant=GRANT, ranges=ranges((0, 0, SIZE)))
     sender.transport.submit(push(1, ranges((0, 0, SIZE)), grant=b"wrong" * 6))
     [refused] = wait_results(sender, 1)
     assert refused.state is PushState.FAILED
@@ -192,7 +192,7 @@ def test_a_wrong_grant_writes_nothing_and_later_pushes_still_work(house: House) 
 @pytest.mark.parametrize("what", [(0, 999, 10), (0, 2000, 1), (0, 1000, 1001), (0, 0, SIZE - 10)])
 def test_a_range_outside_the_grant_writes_nothing(house: House, what: tuple[int, int, int]) -> None:
     sender, receiver = house.pair()
-    receiver.transport.allow(grant=GRANT, ranges=ranges((0, 1000, 500), (0, 1500, 500)))
+    receiver.transport.allow(lease_s=60.0, grant=GRANT, ranges=ranges((0, 1000, 500), (0, 1500, 500)))
     sender.transport.submit(push(1, ranges((0, 1000, 10), what)))
     [result] = wait_results(sender, 1)
     assert (result.state, "outside the grant" in result.reason) == (PushState.FAILED, True)
@@ -204,7 +204,7 @@ def test_a_range_outside_the_grant_writes_nothing(house: House, what: tuple[int,
 @pytest.mark.parametrize("what", [(0, SIZE - 1, 2), (SIZE - 1, 0, 2), (-1, 0, 1), (0, -1, 1), (0, 1 << 62, 1 << 62)])
 def test_a_range_outside_the_region_fails_and_writes_nothing(house: House, what: tuple[int, int, int]) -> None:
     sender, receiver = house.pair()
-    receiver.transport.allow(grant=GRANT, ranges=ranges((0, 0, SIZE)))
+    receiver.transport.allow(lease_s=60.0, grant=GRANT, ranges=ranges((0, 0, SIZE)))
     sender.transport.submit(push(1, ranges(what)))
     [result] = wait_results(sender, 1)
     assert (result.state, "outside" in result.reason) == (PushState.FAILED, True)
@@ -214,7 +214,7 @@ def test_a_range_outside_the_region_fails_and_writes_nothing(house: House, what:
 @only(*CHECKS_GRANTS)
 def test_after_revoking_nothing_is_written_under_the_grant(house: House) -> None:
     sender, receiver = house.pair()
-    receiver.transport.allow(grant=GRANT, ranges=ranges((0, 0, SIZE)))
+    receiver.transport.allow(lease_s=60.0, grant=GRANT, ranges=ranges((0, 0, SIZE)))
     assert receiver.transport.revoke(GRANT)
     sender.transport.submit(push(1, ranges((0, 0, SIZE))))
     assert wait_results(sender, 1)[0].state is PushState.FAILED
@@ -226,13 +226,13 @@ def test_after_revoking_nothing_is_written_under_the_grant(house: House) -> None
 @only("nixl")
 def test_a_one_sided_backend_never_promises_that_revoked_memory_is_safe(house: House) -> None:
     _, receiver = house.pair()
-    receiver.transport.allow(grant=GRANT, ranges=ranges((0, 0, SIZE)))
+    receiver.transport.allow(lease_s=60.0, grant=GRANT, ranges=ranges((0, 0, SIZE)))
     assert not receiver.transport.revoke(GRANT)
 
 
 def test_an_abandoned_push_still_ends_and_is_reported_once(house: House) -> None:
     sender, receiver = house.pair()
-    receiver.transport.allow(grant=GRANT, ranges=ranges((0, 0, SIZE)))
+    receiver.transport.allow(lease_s=60.0, grant=GRANT, ranges=ranges((0, 0, SIZE)))
     for number in range(8):
         sender.transport.submit(push(number, ranges((0, 0, SIZE))))
         sender.transport.abandon(number)
@@ -250,7 +250,7 @@ def test_pushing_to_a_stranger_fails(house: House) -> None:
 
 def test_after_disconnecting_pushes_fail_until_connected_again(house: House) -> None:
     sender, receiver = house.pair()
-    receiver.transport.allow(grant=GRANT, ranges=ranges((0, 0, SIZE)))
+    receiver.transport.allow(lease_s=60.0, grant=GRANT, ranges=ranges((0, 0, SIZE)))
     sender.transport.disconnect(receiver.boot)
     sender.transport.disconnect(BootId("nobody"))
     sender.transport.submit(push(1, ranges((0, 0, 10))))
@@ -315,7 +315,7 @@ def test_a_peer_restarted_on_the_same_port_is_not_mistaken_for_the_old_one(house
 @only("shm")
 def test_a_stopped_writer_keeps_revoked_memory_unsafe_until_it_is_gone(house: House) -> None:
     receiver = house.side("receiver")
-    receiver.transport.allow(grant=GRANT, ranges=ranges((0, 0, SIZE)))
+    receiver.transport.allow(lease_s=60.0, grant=GRANT, ranges=ranges((0, 0, SIZE)))
     info = receiver.info()
     script = (
         "import sys, time\n"
@@ -342,7 +342,7 @@ def test_a_stopped_writer_keeps_revoked_memory_unsafe_until_it_is_gone(house: Ho
 def test_revoking_between_two_slices_stops_the_copy_there(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shm_transport, "SLICE_BYTES", 1000)
     sender, receiver = house.pair()
-    receiver.transport.allow(grant=GRANT, ranges=ranges((0, 0, SIZE)))
+    receiver.transport.allow(lease_s=60.0, grant=GRANT, ranges=ranges((0, 0, SIZE)))
     sender.transport.submit(push(1, ranges((0, 0, 1000), (1000, 2000, 1000))))
     assert sender.transport.poll() == []
     assert not receiver.transport.revoke(GRANT), "the writer has not left yet"
@@ -356,7 +356,7 @@ def test_revoking_between_two_slices_stops_the_copy_there(house: House, monkeypa
 def test_abandoning_between_two_slices_stops_the_copy_there(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shm_transport, "SLICE_BYTES", 1000)
     sender, receiver = house.pair()
-    receiver.transport.allow(grant=GRANT, ranges=ranges((0, 0, SIZE)))
+    receiver.transport.allow(lease_s=60.0, grant=GRANT, ranges=ranges((0, 0, SIZE)))
     sender.transport.submit(push(1, ranges((0, 0, 1000), (1000, 2000, 1000))))
     assert sender.transport.poll() == []
     sender.transport.abandon(1)
@@ -368,7 +368,7 @@ def test_abandoning_between_two_slices_stops_the_copy_there(house: House, monkey
 @only("inproc")
 def test_a_held_back_network_writes_late_and_with_the_bytes_of_then(house: House) -> None:
     sender, receiver = house.pair()
-    receiver.transport.allow(grant=GRANT, ranges=ranges((0, 0, 100)))
+    receiver.transport.allow(lease_s=60.0, grant=GRANT, ranges=ranges((0, 0, 100)))
     house.network.is_held = True
     sender.transport.submit(push(1, ranges((0, 0, 100))))
     sender.transport.abandon(1)

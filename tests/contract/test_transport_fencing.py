@@ -95,7 +95,7 @@ def test_memory_that_is_called_safe_never_changes(
         for number in range(ROUNDS):
             grant = number.to_bytes(4, "big")
             target[:] = 0
-            receiver.allow(grant=grant, ranges=pieces())
+            receiver.allow(lease_s=60.0, grant=grant, ranges=pieces())
             pusher.grant = grant
             # How far the pusher gets varies, and the promise does not; but it must get somewhere once.
             deadline_s = time.monotonic() + (0.02 if written else 10.0)

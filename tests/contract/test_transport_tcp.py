@@ -228,7 +228,7 @@ def test_connecting_to_what_does_not_speak_our_protocol_fails(sender: TcpTranspo
 
 
 def test_revoking_in_the_middle_of_a_push_stops_the_writing_and_keeps_the_connection(receiver: TcpTransport) -> None:
-    receiver.allow(grant=GRANT, ranges=whole())
+    receiver.allow(lease_s=60.0, grant=GRANT, ranges=whole())
     view = receiver._view
     with dial(receiver) as connection:
         connection.sendall(head_of(1, length=SIZE) + b"\1" * 1000)
@@ -237,15 +237,15 @@ def test_revoking_in_the_middle_of_a_push_stops_the_writing_and_keeps_the_connec
         connection.sendall(b"\2" * (SIZE - 1000))
         assert "revoked" in wait_reply(connection).reason
         assert not any(view[1000:])
-        receiver.allow(grant=b"h" * 32, ranges=whole(10))
+        receiver.allow(lease_s=60.0, grant=b"h" * 32, ranges=whole(10))
         connection.sendall(head_of(2, length=10, grant=b"h" * 32) + b"\3" * 10)
         assert wait_reply(connection) == Reply(push=2, reason="")
         assert bytes(view[:10]) == b"\3" * 10
 
 
 def test_a_sender_that_stops_in_the_middle_does_not_hold_up_revoking_or_others(receiver: TcpTransport) -> None:
-    receiver.allow(grant=GRANT, ranges=whole())
-    receiver.allow(grant=b"h" * 32, ranges=whole(10))
+    receiver.allow(lease_s=60.0, grant=GRANT, ranges=whole())
+    receiver.allow(lease_s=60.0, grant=b"h" * 32, ranges=whole(10))
     with dial(receiver) as stopped, dial(receiver) as other:
         stopped.sendall(head_of(1, length=SIZE) + b"\1" * 1000)
         wait_until(lambda: receiver._view[999] == 1)
@@ -265,7 +265,7 @@ def test_a_sender_that_stops_in_the_middle_does_not_hold_up_revoking_or_others(r
     ],
 )
 def test_frames_over_the_limits_end_the_connection_and_nothing_else(receiver: TcpTransport, data: bytes) -> None:
-    receiver.allow(grant=GRANT, ranges=whole())
+    receiver.allow(lease_s=60.0, grant=GRANT, ranges=whole())
     with socket.create_connection((HOST, port_of(receiver)), timeout=PATIENCE_S) as rude:
         rude.sendall(data)
         with contextlib.suppress(ConnectionResetError):  # closed with our bytes unread
@@ -277,7 +277,7 @@ def test_frames_over_the_limits_end_the_connection_and_nothing_else(receiver: Tc
 
 
 def test_a_length_that_does_not_add_up_writes_nothing(receiver: TcpTransport) -> None:
-    receiver.allow(grant=GRANT, ranges=whole())
+    receiver.allow(lease_s=60.0, grant=GRANT, ranges=whole())
     with dial(receiver) as liar:
         table = whole(10)
         head = tcp_frames.PUSH_HEAD.pack(1, len(GRANT), 1, 12)
@@ -322,7 +322,7 @@ def test_a_link_that_broke_while_idle_is_dialed_again_before_the_next_push(
 ) -> None:
     transport = TcpTransport(boot=BootId("sender"), host=HOST)
     mover = Mover([transport], memory.region())
-    receiver.allow(grant=GRANT, ranges=whole())
+    receiver.allow(lease_s=60.0, grant=GRANT, ranges=whole())
     assert mover.connect(info(port_of(receiver))).result(PATIENCE_S) == "tcp"
     assert receiver._receiver
     wait_until(lambda: bool(receiver._receiver and receiver._receiver._connections))
@@ -340,7 +340,7 @@ def test_closing_leaves_no_thread_behind(memory: KvMemory) -> None:
     for side, pool in zip(sides, pools, strict=True):
         side.register(pool.region())
     sides[0].connect(info(port_of(sides[1])))
-    sides[1].allow(grant=GRANT, ranges=whole())
+    sides[1].allow(lease_s=60.0, grant=GRANT, ranges=whole())
     sides[0].submit(push(1))
     for side in reversed(sides):
         side.close()

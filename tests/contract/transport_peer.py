@@ -23,7 +23,7 @@ def main() -> None:
     transport = open_backends([backend], boot=BootId(boot), host="127.0.0.1").transports[0]
     transport.register(memory.region())
     whole = np.asarray([0], dtype=np.int64)
-    transport.allow(grant=grant, ranges=Descriptors(whole, whole, np.asarray([size], dtype=np.int64)))
+    transport.allow(lease_s=60.0, grant=grant, ranges=Descriptors(whole, whole, np.asarray([size], dtype=np.int64)))
     print(json.dumps({"info": transport.local_info().hex(), "shm": memory.shm_name}), flush=True)
     for _ in sys.stdin:
         print(zlib.crc32(memory.view), flush=True)

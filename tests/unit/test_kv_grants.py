@@ -25,7 +25,7 @@ def columns(ranges: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
 def table_for(ranges: list[tuple[int, int]]) -> GrantTable:
     table = GrantTable()
     start, length = columns(ranges)
-    table.allow(grant=b"g", ranges=Descriptors(start, start, length))
+    table.allow(lease_s=60.0, grant=b"g", ranges=Descriptors(start, start, length))
     return table
 
 
@@ -76,7 +76,7 @@ def test_too_many_grants_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grants, "GRANTS_MAX", 1)
     table = table_for([(0, 1)])
     with pytest.raises(OverloadedError, match="grants are in use"):
-        table.allow(grant=b"other", ranges=Descriptors(*columns([(0, 1)]), np.asarray([1])))
+        table.allow(lease_s=60.0, grant=b"other", ranges=Descriptors(*columns([(0, 1)]), np.asarray([1])))
 
 
 def test_quarantine_counts_what_may_still_be_touched() -> None:

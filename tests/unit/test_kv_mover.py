@@ -94,7 +94,7 @@ class Site:
     def pair(self, *, pushes_max: int = 100) -> tuple[Mover, Mover]:
         a, b = self.mover("a", pushes_max=pushes_max), self.mover("b")
         assert a.connect(self.info(b, "b")).result(PATIENCE_S) == "inproc"
-        b.allow(grant=GRANT, ranges=ranges(SIZE))
+        b.allow(lease_s=60.0, grant=GRANT, ranges=ranges(SIZE))
         return a, b
 
 
@@ -240,9 +240,9 @@ def test_a_grant_that_one_transport_cannot_take_is_open_on_none(site: Site, monk
 
     monkeypatch.setattr(site.transports["b"], "allow", full)
     with pytest.raises(OverloadedError):
-        b.allow(grant=GRANT, ranges=ranges())
+        b.allow(lease_s=60.0, grant=GRANT, ranges=ranges())
     monkeypatch.undo()
-    b.allow(grant=GRANT, ranges=ranges())
+    b.allow(lease_s=60.0, grant=GRANT, ranges=ranges())
 
 
 def test_the_first_transport_that_connects_is_chosen(site: Site) -> None:

@@ -36,7 +36,7 @@ class Pair:
             infos=((receiver.name, receiver.local_info()),),
         )
         ranges = self.ranges(0, SIZE)
-        receiver.allow(grant=b"g", ranges=ranges)
+        receiver.allow(lease_s=60.0, grant=b"g", ranges=ranges)
         self.ends[0].connect(self.peer)
 
     @staticmethod

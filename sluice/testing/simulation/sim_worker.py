@@ -100,7 +100,7 @@ class SimWorker:
         around.engines[boot] = self.engine
         self.mover = VirtualMover(
             network, process, boot, kv_memory, around.movers,
-            lambda target, push: watcher.on_landing(around.engines[target.boot], target.process.name, push),
+            lambda target, push: watcher.on_landing(around.engines[target.boot], target.process.name, push), clock,
         )  # fmt: skip
         self._clock = clock
         self.shell = Shell(

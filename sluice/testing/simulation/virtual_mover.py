@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from sluice.clock import Clock
 from sluice.domain.ids import BootId
 from sluice.errors import TransferError
 from sluice.kv_transfer.byte_copy import copy_ranges, is_inside
@@ -52,7 +53,8 @@ class VirtualMover:
     memory: bytearray
     movers: "dict[BootId, VirtualMover]"
     on_landing: Landing
-    grants: GrantTable = field(default_factory=GrantTable)
+    clock: Clock
+    grants: GrantTable = field(init=False)
     flights: dict[int, Flight] = field(default_factory=dict)
     open_grants: set[bytes] = field(default_factory=set)
     _granted_bytes: dict[bytes, int] = field(default_factory=dict)
@@ -60,6 +62,7 @@ class VirtualMover:
 
     def __post_init__(self) -> None:
         self.quarantine = Quarantine(region_bytes=len(self.memory))
+        self.grants = GrantTable(self.clock)
         self.stats = LinkStats()
         self.movers[self.boot] = self
 
@@ -104,11 +107,14 @@ class VirtualMover:
         if (flight := self.flights.get(push)) is not None:
             self.quarantine.push_abandoned(push, total_bytes=flight.push.descriptors.total_bytes)
 
-    def allow(self, *, grant: bytes, ranges: Descriptors) -> None:
-        self.grants.allow(grant=grant, ranges=ranges)
+    def allow(self, *, grant: bytes, ranges: Descriptors, lease_s: float) -> None:
+        self.grants.allow(grant=grant, ranges=ranges, lease_s=lease_s)
         self.open_grants.add(grant)
         self._granted_bytes[grant] = ranges.total_bytes
         self.quarantine.grant_opened(grant, total_bytes=ranges.total_bytes)
+
+    def renew(self, grant: bytes, *, lease_s: float) -> None:
+        self.grants.renew(grant, lease_s=lease_s)
 
     def revoke(self, grant: bytes) -> bool:
         self.grants.revoke(grant)
@@ -159,7 +165,7 @@ class VirtualMover:
         if not self.network.weather.is_one_sided:
             grant = target.grants.find(flight.push.grant)
             if grant is None or not grant.covers(ranges.target, ranges.length):
-                self._end(flight, "the grant is unknown or was revoked")
+                self._end(flight, "the grant is unknown, was revoked or has run out")
                 return
         self.on_landing(
             target, Push(push=flight.push.push, peer=target.boot, grant=flight.push.grant, descriptors=ranges)
