@@ -15,6 +15,7 @@ from typing import Final, TypeVar, assert_never
 from sluice import clock
 from sluice.config.worker import TransferConfig
 from sluice.decode_worker import proof
+from sluice.decode_worker.received import record
 from sluice.domain.ids import BlockHash, BootId, Epoch, SequenceId
 from sluice.domain.kv import KvGeometry
 from sluice.domain.sequence import SequenceState
@@ -26,8 +27,6 @@ from sluice.kv_transfer.handoff import Receiver, ReceiverEffect, ReceiverEvent, 
 from sluice.kv_transfer.lease import LeaseTable
 from sluice.kv_transfer.mover_contract import KvMover
 from sluice.kv_transfer.plan import block_ranges
-from sluice.telemetry import attributes, tracing
-from sluice.telemetry.metric_table import Direction
 from sluice.telemetry.metrics import WorkerMetrics
 from sluice.wire import convert
 from sluice.wire.gen import sluice_pb2 as pb
@@ -182,7 +181,7 @@ class ArrivalTable:
             return pb.CommitReply(attached=False, refusal=str(error))
         finally:
             arrival.is_committing = False
-        self._record(state, request, started_ns)
+        record(self._metrics, self._shell.info.worker, state, request, started_ns=started_ns)
         return pb.CommitReply(attached=True)
 
     async def grant(self, sequence: SequenceId, epoch: Epoch, *, new_epoch: Epoch) -> None:
@@ -303,10 +302,7 @@ class ArrivalTable:
             raise ReservationRefusedError("the reservation has already been given up")
         if not self._leases.is_live(arrival.key, now_s=self._now_s()):
             raise ReservationRefusedError("the lease ran out before the commit")
-        if not capability.is_same(request.grant, arrival.grant) or state.root != arrival.root:
-            raise TransferError("the commit's grant is not of this reservation and its tenant")
-        if request.canary != arrival.is_canary:
-            raise TransferError("a canary is reserved and committed as one, a request as a request")
+        proof.check_right(request, grant=arrival.grant, root=arrival.root, is_canary=arrival.is_canary)
         computed = request.computed
         proof.check_state(state, sequence=arrival.sequence, epoch=arrival.epoch, computed=computed)
         if computed > arrival.room_tokens:
@@ -368,30 +364,6 @@ class ArrivalTable:
                     self._shell.give_up_worker("KV blocks in quarantine never became safe")
                 case _:
                     assert_never(effect)
-
-    def _record(self, state: SequenceState, request: pb.CommitRequest, started_ns: int) -> None:
-        moved_bytes = sum(group.bytes for group in request.proofs)
-        self._metrics.transferred(
-            transport=request.transport,
-            direction=Direction.RECEIVED,
-            moved_bytes=moved_bytes,
-            seconds=None,
-        )
-        if not tracing.is_on():
-            return
-        tracing.record_span(
-            attributes.SpanName.ATTACH,
-            parent=state.traceparent,
-            start_ns=started_ns,
-            end_ns=clock.wall_ns(),
-            attributes={
-                attributes.WORKER: self._shell.info.worker,
-                attributes.REQUEST_ID: state.request,
-                attributes.SEQUENCE: state.sequence,
-                attributes.EPOCH: state.epoch,
-                attributes.TRANSFER_BYTES: moved_bytes,
-            },
-        )
 
 
 def remember(memory: OrderedDict[K, V], key: K, value: V) -> None:

@@ -6,15 +6,24 @@ Raises TransferError naming what does not match; changes nothing. Next: `arrival
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sluice.domain.ids import Epoch, SequenceId
+from sluice.domain.ids import BlockHash, Epoch, SequenceId
 from sluice.domain.kv import KvGeometry
 from sluice.domain.sequence import SequenceState
 from sluice.engine.contract import Reservation
 from sluice.errors import StaleEpochError, TransferError
+from sluice.kv_transfer import capability
 from sluice.kv_transfer.checksum import crc32_of_target, receiver_plan
 from sluice.kv_transfer.plan import plan_bytes
 from sluice.kv_transfer.transport import Descriptors
 from sluice.wire.gen import sluice_pb2 as pb
+
+
+def check_right(request: pb.CommitRequest, *, grant: bytes, root: BlockHash, is_canary: bool) -> None:
+    """Who commits holds the reservation's capability, for its tenant, and commits what was reserved for."""
+    if not capability.is_same(request.grant, grant) or request.state.root != root:
+        raise TransferError("the commit's grant is not of this reservation and its tenant")
+    if request.canary != is_canary:
+        raise TransferError("a canary is reserved and committed as one, a request as a request")
 
 
 def check_state(state: SequenceState, *, sequence: SequenceId, epoch: Epoch, computed: int) -> None:
