@@ -1,6 +1,6 @@
 """Prints the reference pages from the code they describe; a test compares them with it.
 
-`python docs/print_reference.py` rewrites docs/reference/{metrics,tracing,errors,config,cli}.md.
+`python docs/print_reference.py` rewrites docs/reference/{metrics,tracing,errors,config,cli,custom-resources}.md.
 Decides nothing: names, defaults and comments are the code's own.
 """
 
@@ -9,10 +9,12 @@ import ast
 import functools
 import importlib
 import inspect
+import json
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from sluice import errors
 from sluice.cli.main import COMMANDS
@@ -21,6 +23,7 @@ from sluice.config import router as router_config
 from sluice.config import telemetry as telemetry_config
 from sluice.config import worker as worker_config
 from sluice.errors import SluiceError
+from sluice.operator.crd_yaml import DEFINITIONS, part_schema
 from sluice.router import openai_errors
 from sluice.telemetry.attributes import ATTRIBUTES
 from sluice.telemetry.metric_table import PROCESS_METRICS, ROUTER_METRICS, WORKER_METRICS, Kind, MetricSpec
@@ -76,6 +79,14 @@ CLI_INTRO = """# Commands
 
 Every command ends with status 0 when it did its work, 1 with one line on standard error when it could not, 2 when it
 was asked wrongly.
+
+"""
+
+
+RESOURCES_INTRO = """# Custom resources
+
+`sluice.dev/v1alpha1`. Everything but what is marked *required* may be left out. How they are used:
+[operator.md](../operator.md).
 
 """
 
@@ -174,6 +185,43 @@ def cli_page() -> str:
     return "".join(parts)
 
 
+def custom_resources_page() -> str:
+    """custom-resources.md: one table per part of a resource."""
+    parts = [RESOURCES_INTRO, PRINTED.format(source="`sluice/operator/resources/`")]
+    for resource in DEFINITIONS:
+        short = quoted(resource.short_names)
+        parts.append(f"\n## {resource.kind}\n\nShort name {short}; scope {resource.scope.lower()}.\n")
+        parts += schema_tables("spec", part_schema(resource.spec, with_rules=False))
+        if resource.status is not None:
+            parts += schema_tables("status", part_schema(resource.status, with_rules=False))
+    return "".join(parts)
+
+
+def schema_tables(path: str, schema: Mapping[str, Any]) -> Iterable[str]:
+    """A table of an object's fields, then one for each object inside."""
+    required = schema.get("required", ())
+    rows = [
+        (f"`{name}`", *field_cells(item, is_required=name in required)) for name, item in schema["properties"].items()
+    ]
+    yield f"\n### `{path}`\n\n{schema.get('description', '')}\n\n"
+    yield table(("field", "type", "default", "meaning"), rows)
+    for name, item in schema["properties"].items():
+        inner, inside = item, f"{path}.{name}"
+        if "items" in item:
+            inner, inside = item["items"], f"{path}.{name}[]"
+        elif "additionalProperties" in item:
+            inner, inside = item["additionalProperties"], f"{path}.{name}.NAME"
+        if "properties" in inner:
+            yield from schema_tables(inside, inner)
+
+
+def field_cells(item: Mapping[str, Any], *, is_required: bool) -> tuple[str, str, str]:
+    """Type, default and meaning of one field."""
+    kind = " or ".join(f"`{one}`" for one in item["enum"]) if "enum" in item else item["type"]
+    default = f"`{json.dumps(item['default'])}`" if "default" in item else ("required" if is_required else "")
+    return kind, default, item.get("description", "").replace("\n", " ")
+
+
 def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     """A Markdown table."""
     lines = [header, ("---",) * len(header), *rows]
@@ -196,6 +244,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "errors.md": errors_page,
     "config.md": config_page,
     "cli.md": cli_page,
+    "custom-resources.md": custom_resources_page,
 }
 
 

@@ -2,7 +2,7 @@
 
 A revision is a hash of everything a worker starts with. Old and new pods stand beside each other in
 Deployments of their own, so that an old pod that restarts still finds the settings it was made
-with, and the operator alone says how many of each there are (docs/adr). Pure. Next: `pool_plan.py`.
+with, and the operator alone says how many of each there are (docs/adr/0013). Pure. Next: `pool_plan.py`.
 """
 
 from collections.abc import Mapping
