@@ -2,7 +2,7 @@
 
 A new worker starts from its class's curve once that has been measured, else from what it says it expects,
 else from a cautious guess. Samples that a heartbeat repeats count once. Pure and bounded.
-Next: `curve_tracker.py`; `in_flight.py` for what has been sent since a report.
+Next: `curve_tracker.py`; `router/books.py` keeps what has been sent since a report.
 """
 
 from collections.abc import Iterable, Mapping

@@ -19,7 +19,7 @@ import grpc
 
 from sluice.cli.built_engine import BuiltEngine, terms_of
 from sluice.clock import SystemClock
-from sluice.config.worker import WorkerConfig
+from sluice.config.worker import TransferConfig, WorkerConfig
 from sluice.decode_worker.arrivals import ArrivalTable
 from sluice.decode_worker.migrations import MigrationTable
 from sluice.domain.ids import BootId, WorkerId
@@ -28,7 +28,7 @@ from sluice.domain.role import Lifecycle, Role
 from sluice.errors import ConfigError
 from sluice.kv_transfer.backends import default_names, open_backends
 from sluice.kv_transfer.mover import Mover
-from sluice.kv_transfer.paced_transport import PacedTransport
+from sluice.kv_transfer.paced_transport import LinkModel, PacedTransport
 from sluice.kv_transfer.transport import Transport
 from sluice.prefill_worker.handoffs import HandoffTable
 from sluice.telemetry.metrics import WorkerMetrics
@@ -177,7 +177,8 @@ class WorkerProcess:
             self._built.memory.close()
 
     def _links(self) -> tuple[LinkLoad, ...]:
-        return self._prober.links(self._mover.stats.snapshot())
+        links = self._prober.links(self._mover.stats.snapshot())
+        return tuple(_as_emulated(one, link) for one in links) if (link := self._built.link) else links
 
     def _unready(self) -> list[str]:
         return self._shell.standing.unready(routers=len(self._shell.routers), why=self._shell.unready())
@@ -214,6 +215,7 @@ async def serve(config: WorkerConfig, built: BuiltEngine) -> None:
     transports = backends.transports
     if (link := built.link) is not None:
         transports = tuple(PacedTransport(transport, link) for transport in transports)
+        config = dataclasses.replace(config, transfer=_scaled(config.transfer, link))
     worker = WorkerProcess(config, built, boot=boot, transports=transports)
     running = asyncio.create_task(worker.run(stop), name="worker")
     draining = asyncio.create_task(_drain_when(signalled, worker, deadline_s=config.stop_grace_s), name="drain")
@@ -221,6 +223,21 @@ async def serve(config: WorkerConfig, built: BuiltEngine) -> None:
     stop.set()
     draining.cancel()
     await running
+
+
+def _scaled(transfer: TransferConfig, link: LinkModel) -> TransferConfig:
+    """Settings that count bytes, where a byte stands for many: one small probe, and the floor as it moves."""
+    return dataclasses.replace(transfer, probe_mib=0, floor_gb_per_s=transfer.floor_gb_per_s / link.byte_scale)
+
+
+def _as_emulated(load: LinkLoad, link: LinkModel) -> LinkLoad:
+    """What a link has carried, in the bytes that it stands for: placement weighs those."""
+    return dataclasses.replace(
+        load,
+        moved_bytes=round(load.moved_bytes * link.byte_scale),
+        gb_per_s=load.gb_per_s * link.byte_scale,
+        probe_gb_per_s=load.probe_gb_per_s * link.byte_scale,
+    )
 
 
 async def _drain_when(signalled: asyncio.Event, worker: WorkerProcess, *, deadline_s: float) -> None:

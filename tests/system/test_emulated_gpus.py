@@ -19,6 +19,8 @@ from sluice.errors import ConfigError
 from sluice.wire.gen import sluice_pb2 as pb
 from sluice.wire.gen import sluice_pb2_grpc as rpc
 
+pytestmark = pytest.mark.system
+
 SHAPE = "Llama-3.1-8B"
 PROMPTS = [[20 + (7 * at + seed) % 1000 for at in range(900)] for seed in range(4)]
 OUTPUTS = 40

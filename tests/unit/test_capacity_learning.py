@@ -1,4 +1,4 @@
-"""A router learns its workers' speed: curves follow drift, intervals hold, classes share, ledgers mend stale state."""
+"""A router learns its workers' speed: curves follow drift, intervals hold, classes share."""
 
 import random
 from dataclasses import replace
@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from sluice.capacity.capacity_book import CLASS_SAMPLES_MIN, GUESS, CapacityBook, ClassKey
 from sluice.capacity.curve_tracker import Z90, CurveTracker, Forgetting
-from sluice.capacity.in_flight import GRACE_S, Backlog, InFlight, Sent
 from sluice.capacity.step_curve import StepCurve
 from sluice.capacity.step_model import StepShape, chunk_pairs
 from sluice.domain.ids import WorkerId
@@ -174,39 +173,6 @@ def test_a_flood_of_samples_in_one_report_is_cut() -> None:
     book.join(WorkerId("w"), KEY, TERMS)
     book.note(WorkerId("w"), reports(1000))
     assert book.curve(WorkerId("w")).samples <= 32
-
-
-SENT = Sent(prefill_tokens=1000, pairs=500_500.0, context_tokens=1000, blocks=63)
-
-
-def test_what_was_sent_since_the_report_counts_at_once() -> None:
-    ledger = InFlight()
-    ledger.report(Backlog(waiting=1, running=2, queued_tokens=100, free_blocks=100), now_s=10.0)
-    for sequence in range(3):
-        ledger.send(sequence, SENT, now_s=10.0)
-    now = ledger.now(TRUE, now_s=10.0)
-    assert (now.waiting, now.queued_tokens, now.free_blocks) == (4, 3100, 0)
-    ledger.end(1)
-    assert ledger.now(TRUE, now_s=10.0).queued_tokens == 2100
-
-
-def test_a_report_covers_what_was_sent_clearly_before_it_and_nothing_twice() -> None:
-    ledger = InFlight()
-    ledger.send(1, SENT, now_s=10.0)
-    ledger.send(2, SENT, now_s=10.0 + GRACE_S)
-    ledger.report(Backlog(waiting=1, queued_tokens=1000), now_s=10.05 + GRACE_S)
-    now = ledger.now(TRUE, now_s=10.05 + GRACE_S)
-    assert (now.waiting, now.queued_tokens) == (2, 2000)
-    ledger.report(Backlog(waiting=2, queued_tokens=2000), now_s=11.0)
-    assert (len(ledger), ledger.now(TRUE, now_s=11.0).queued_tokens) == (0, 2000)
-
-
-def test_queued_work_goes_away_as_fast_as_the_curve_says_and_never_below_nothing() -> None:
-    ledger = InFlight()
-    ledger.report(Backlog(queued_tokens=2000, queued_pairs=2e6), now_s=0.0)
-    whole_s = TRUE.base_s + 2000 * TRUE.prefill_token_s + 2e6 * TRUE.pair_s
-    assert ledger.now(TRUE, now_s=whole_s / 2).queued_tokens == pytest.approx(1000)
-    assert ledger.now(TRUE, now_s=10 * whole_s).queued_tokens == 0.0
 
 
 def test_a_worker_reports_the_newest_steps_of_both_kinds() -> None:
