@@ -36,7 +36,7 @@ from sluice.telemetry.metrics_server import start_metrics_server
 from sluice.wire import channels
 from sluice.wire.gen import sluice_pb2_grpc as rpc
 from sluice.worker.lease_renewal import renew_forever
-from sluice.worker.outbound import Surroundings
+from sluice.worker.outbound import Outbound, Surroundings
 from sluice.worker.peer_service import PeerService
 from sluice.worker.peers import OwnSide, Peers, own_identity
 from sluice.worker.probing import Prober
@@ -85,6 +85,7 @@ class WorkerProcess:
             metrics=metrics,
             transfers=count(1),
             pushes=count(1),
+            open_transfers=self._open_transfers,
         )
         self._handoffs = HandoffTable(around)
         self._migrations = MigrationTable(around)
@@ -149,14 +150,17 @@ class WorkerProcess:
             await asyncio.sleep(DRAIN_LOOK_S)
         log.warning("drain deadline of %.0f s passed with %d sequences here", deadline_s, self._shell.live_sequences)
 
+    def _open_transfers(self) -> list[Outbound]:
+        return [
+            *self._handoffs.open_transfers(),
+            *self._migrations.open_transfers(),
+            *self._prober.open_transfers(),
+        ]
+
     async def _renew_leases(self) -> None:
         await renew_forever(
             lambda: self._shell.info.boot,
-            lambda: [
-                *self._handoffs.open_transfers(),
-                *self._migrations.open_transfers(),
-                *self._prober.open_transfers(),
-            ],
+            self._open_transfers,
             lease_s=self._config.transfer.lease_s,
         )
 

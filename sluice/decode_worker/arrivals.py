@@ -134,6 +134,7 @@ class ArrivalTable:
 
     async def reserve(self, request: pb.ReserveRequest) -> pb.ReserveReply:
         key = (BootId(request.from_boot), request.transfer)
+        await self._let_go_of_ended(request)
         for held_key, is_answered in list(self._being_held.values()):
             if held_key == key:  # the same message twice: one answer serves both
                 await is_answered.wait()
@@ -151,6 +152,19 @@ class ArrivalTable:
             grant=arrival.secret,
             lease_s=self._lease_s,
         )
+
+    async def _let_go_of_ended(self, request: pb.ReserveRequest) -> None:
+        """Free what earlier transfers of this sender left in quarantine, if they have ended there.
+
+        A reservation may have been made by a message that came after the sender's farewell; where
+        writes are one-sided only the sender knows that nothing of it writes. Transfers are numbered
+        in order and never begin again, so an old list is as good as a new one.
+        """
+        still_open = set(request.open_transfers)
+        for arrival in self.quarantined:
+            boot, transfer = arrival.key
+            if boot == request.from_boot and transfer < request.transfer and transfer not in still_open:
+                await self._feed(arrival, ReceiverEvent.SENDER_STOPPED)
 
     async def commit(self, request: pb.CommitRequest) -> pb.CommitReply:
         key = (BootId(request.from_boot), request.transfer)

@@ -10,7 +10,7 @@ from sluice.domain.role import Lifecycle, Role
 from sluice.engine.contract import EngineLimits
 from sluice.testing.simulation import scenario
 from sluice.testing.simulation.scenario import until
-from sluice.testing.simulation.sim_worker import WorkerPlan
+from sluice.testing.simulation.sim_worker import WorkerPlan, simulated
 from sluice.testing.simulation.weather import Weather
 from sluice.testing.simulation.world import World
 from sluice.wire.gen import sluice_pb2 as pb
@@ -157,6 +157,19 @@ def test_08_lease_expires_at_a_slow_peer_and_its_bytes_land_late() -> None:
     assert scenario.whole(scenario.play(script, workers=workers, weather=weather, seed=3))
 
 
+def test_08_a_reservation_that_is_made_after_its_sender_has_said_farewell_is_freed() -> None:
+    """A Reserve that comes twice, and late: one-sided, nobody would ever say that nothing writes there."""
+
+    async def script(world: World) -> None:
+        p0, d0 = world.workers["p0"], world.workers["d0"]
+        late = pb.ReserveRequest(from_boot=p0.boot, to_boot=d0.boot, transfer=1, sequence=77, epoch=1, tokens=40)
+        assert (await d0.arrivals.reserve(late)).granted
+        await until(world, lambda: bool(d0.mover.quarantined_bytes))
+
+    workers = tuple(replace(plan, transfer=simulated(lease_s=2.0)) for plan in scenario.split(decode=1))
+    scenario.play(script, workers=workers, weather=Weather(is_one_sided=True))
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_09_clocks_half_a_minute_apart_and_ten_percent_off(seed: int) -> None:
     """Durations cross the wire, timestamps never: a two-second lease outlives any of this while it is renewed."""
@@ -210,7 +223,38 @@ def test_13_router_crash_with_streams_in_flight(returns: int) -> None:
     assert all(client.is_answered for client in world.clients[1::2])
 
 
-# ---------------------------------------------------------------- 12: workers that do not fit
+# ---------------------------------------------------------------- 11, 12: links that are slow, workers that do not fit
+
+
+def test_11_a_fabric_that_silently_falls_back_is_noticed_named_and_not_used() -> None:
+    """Nothing fails, bytes only take a thousand times longer: the next probe says so, and requests go elsewhere."""
+
+    async def script(world: World) -> None:
+        p0, d0 = world.workers["p0"], world.workers["d0"]
+        before = next(one for one in p0.shell.load().links if one.peer == "d0")
+        assert not before.problem
+        world.network.slow_bytes_per_s["p0", "d0"] = 2_000.0
+        (router,) = world.routers.values()
+
+        def seen_slow() -> bool:
+            links = [link for member in router.dispatcher.fleet for link in member.load.links]
+            return any(link.peer == "d0" and "below the floor" in link.problem for link in links)
+
+        assert await world.wait_until(seen_slow, within_s=60.0)
+        asked_s = world.loop.time()
+        for number in range(4):
+            world.ask(scenario.request(world, f"c{number}"))
+        await until(world, lambda: all(client.is_answered for client in world.clients))
+        assert world.loop.time() - asked_s < 3.0
+        assert {row.decode_worker for row in records(world)} == {"d1"}
+        assert not p0.shell.unready()
+        assert d0.shell.standing.admits_work
+        world.network.heal()
+        assert await world.wait_until(lambda: not seen_slow(), within_s=60.0)
+
+    floored = replace(simulated(lease_s=6.0), floor_gb_per_s=2e-5)
+    workers = tuple(replace(plan, transfer=floored) for plan in scenario.split())
+    assert scenario.whole(scenario.play(script, workers=workers))
 
 
 def test_12_workers_whose_layouts_do_not_fit_refuse_each_other() -> None:

@@ -41,6 +41,9 @@ class Network:
     weather: Weather
     log: Callable[[str], None]
     services: dict[tuple[str, str], tuple[Process, object]] = field(default_factory=dict)  # (address, kind)
+    slow_bytes_per_s: dict[tuple[str, str], float] = field(
+        default_factory=dict
+    )  # of paths whose fabric has fallen back
     _cut_until_s: dict[tuple[str, str], float] = field(default_factory=dict)
     _connections: dict[Connection, None] = field(default_factory=dict)
 
@@ -88,8 +91,9 @@ class Network:
                     self._break_later(connection, end, KEEPALIVE_S + 2 * self.rng.random(), "keepalive timed out")
 
     def heal(self) -> None:
-        """Every path works from now on."""
+        """Every path works from now on, at full speed."""
         self._cut_until_s.clear()
+        self.slow_bytes_per_s.clear()
 
     def break_some(self, odds: float) -> None:
         """Reset connections at random; the two ends hear of it at different times."""
@@ -124,6 +128,11 @@ class Network:
             delay_s += weather.spike_s * rng.random()
         start_s = max(self.loop.time(), self._cut_until_s.get((source.name, target.name), 0.0))
         return start_s + delay_s
+
+    def on_wire_s(self, source: Process, target: Process, total_bytes: int) -> float:
+        """How long bytes of KV take beyond a message: nothing to speak of, but where the fabric has fallen back."""
+        rate = self.slow_bytes_per_s.get((source.name, target.name))
+        return 0.0 if rate is None else total_bytes / rate
 
     def later(self, at_s: float, function: Callable[..., object], *args: object) -> None:
         """Call a function of nobody's at a time."""

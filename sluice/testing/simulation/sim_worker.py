@@ -30,7 +30,7 @@ from sluice.testing.simulation.virtual_loop import Process
 from sluice.testing.simulation.virtual_mover import VirtualMover
 from sluice.testing.simulation.virtual_steps import VirtualSteps
 from sluice.worker.lease_renewal import renew_forever
-from sluice.worker.outbound import Surroundings
+from sluice.worker.outbound import Outbound, Surroundings
 from sluice.worker.peer_service import PeerService
 from sluice.worker.peers import OwnSide, Peers, own_identity
 from sluice.worker.probing import Prober
@@ -119,6 +119,7 @@ class SimWorker:
             metrics=METRICS,
             transfers=count(1),
             pushes=count(1),
+            open_transfers=self._open_transfers,
         )
         self.handoffs = HandoffTable(surroundings)
         self.migrations = MigrationTable(surroundings)
@@ -181,14 +182,17 @@ class SimWorker:
     def _links(self) -> tuple[LinkLoad, ...]:
         return self.prober.links(self.mover.stats.snapshot())
 
+    def _open_transfers(self) -> list[Outbound]:
+        return [
+            *self.handoffs.open_transfers(),
+            *self.migrations.open_transfers(),
+            *self.prober.open_transfers(),
+        ]
+
     async def _renew(self) -> None:
         await renew_forever(
             lambda: self.boot,
-            lambda: [
-                *self.handoffs.open_transfers(),
-                *self.migrations.open_transfers(),
-                *self.prober.open_transfers(),
-            ],
+            self._open_transfers,
             lease_s=self.plan.transfer.lease_s,
         )
 

@@ -94,6 +94,7 @@ class VirtualMover:
             return flight.future
         weather, rng, now_s = self.network.weather, self.network.rng, self.network.loop.time()
         at_s = self.network.arrival_s(self.process, target.process)
+        at_s += self.network.on_wire_s(self.process, target.process, push.descriptors.total_bytes)
         if rng.random() < weather.late_push:
             at_s += weather.late_s * rng.random()
         is_whole = rng.random() >= weather.fail_push
