@@ -77,6 +77,7 @@ class FleetRun:
         self._live = 0  # sequences in the fleet or waiting for a place
         self._arrived = 0
         self._mean_output = 256.0
+        self._longest = 0  # tokens of the longest sequence any instance can run
         for spec in specs:
             self.add_instance(spec)
 
@@ -119,6 +120,7 @@ class FleetRun:
         instance = Instance(units, slot=len(self.instances), gaps=self.gaps)
         self.instances.append(instance)
         self._versions.append(0)
+        self._longest = max(self._longest, _tokens_max(instance))
         self.view.add(f"{spec.name.replace(' ', '-')}-{instance.slot}", instance)
         return instance
 
@@ -209,7 +211,7 @@ class FleetRun:
         cached = self.view.cached_tokens(sequence.hash_ids) if sequence.hash_ids else {}
         ask = Ask(
             prompt_tokens=sequence.tokens,
-            output_tokens_max=self._options.output_tokens_max,
+            output_tokens_max=max(1, min(self._options.output_tokens_max, self._longest - sequence.tokens)),
             output_tokens_expected=self._mean_output,
             slo=sequence.slo,
             waited_s=now_s - sequence.arrival_s,
