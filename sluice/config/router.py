@@ -61,7 +61,7 @@ class RouterConfig:
     prompts_max: int = 64  # prompts in one completions call
     stream_buffer_tokens_max: int = 4096  # unread by a slow client before it is cut off
     heartbeat_s: float = 1.0
-    worker_expiry_s: float = 5.0
+    worker_expiry_s: float = 4.0
     records_max: int = 1000
     stop_grace_s: float = 10.0  # for running requests to end, once told to stop
     admission: AdmissionConfig = field(default_factory=AdmissionConfig)
