@@ -1,8 +1,10 @@
 """Sluice's own policy: where to compute the prompt and where to decode, in one choice.
 
 Minimises expected misses: of the newcomer (TTFT and TPOT, with the spread of the predictions, times
-what a miss costs its class) and of the sequences it would slow; then latency, memory, the transfer and
-the price of the seconds it takes (`worth.py`). One worker for both phases is a pair like any
+what a miss costs its class) and of the sequences it would slow; then memory, the transfer and the
+price of the seconds it takes (`worth.py`). Where nobody is near an objective what is left is latency,
+as LMETRIC weighs it (OSDI 2026): the prompts before it times the sequences beside it, here in each
+worker's own seconds. One worker for both phases is a pair like any
 other, with nothing to move: so whether to disaggregate is decided per request. The best few
 workers of each phase are paired, not all: a thousand workers cost little more than thirty.
 
@@ -36,7 +38,15 @@ SPLIT_TOKENS_MIN: Final = 64
 """On idle workers of a role each, fewer tokens to compute than this are not worth a handoff."""
 
 SPREAD: Final = 1e-9
-_BINDING: Final = {"late": "ttft", "slow": "tpot", "harm": "tpot", "memory": "memory", "link": "link", "price": "price"}
+_BINDING: Final = {
+    "latency": "ttft",
+    "late": "ttft",
+    "slow": "tpot",
+    "harm": "tpot",
+    "memory": "memory",
+    "link": "link",
+    "price": "price",
+}
 
 
 class Joint:
@@ -59,13 +69,14 @@ class Joint:
             return found
         cached = _cached(ask, fleet, cached_tokens)
         worth = weigh(ask, fleet, cached, self._shares(fleet, now_s), self._weights)
-        prompt, output = worth.prompt, worth.output
-        pairs = _pairs(ask, found, prompt, output)
+        prompt, output, latency = worth.prompt, worth.output, self._weights.latency
+        pairs = _pairs(ask, found, worth, latency)
         prefill, decode = pairs
         link = self._link(ask, fleet, pairs, cached)
         late, slow = worth.late[prefill], worth.slow[decode]
         # Misses of one request count once: what is late anyway cannot be missed again by being slow.
         total = prompt[prefill] + output[decode] + link - np.minimum(late * slow, late)
+        total += latency * worth.ahead[prefill] * worth.beside[decode]
         # A worker that is there to decode computes a prompt itself where that is less than a handoff costs.
         is_off_role = fleet.role_bits[prefill] & PREFILL_BIT == 0
         per_token = self._weights.latency * HANDOFF_S / (ask.slo.tpot_s * max(1, self._split_tokens_min))
@@ -91,6 +102,7 @@ class Joint:
                 (prefill.item(at), decode.item(at)),
                 cost=total.item(at),
                 link=link.item(at),
+                latency=latency,
                 waited_s=ask.waited_s,
             )
             for at in order
@@ -135,7 +147,9 @@ class Joint:
         return waits
 
 
-def _candidate(worth: Worth, pair: tuple[int, int], *, cost: float, link: float, waited_s: float) -> Candidate:
+def _candidate(
+    worth: Worth, pair: tuple[int, int], *, cost: float, link: float, latency: float, waited_s: float
+) -> Candidate:
     prefill, decode = pair
     return Candidate(
         prefill=prefill,
@@ -144,6 +158,7 @@ def _candidate(worth: Worth, pair: tuple[int, int], *, cost: float, link: float,
         tpot_s=worth.tpot_s.item(decode),
         cost=cost,
         terms={
+            "latency": latency * worth.ahead.item(prefill) * worth.beside.item(decode),
             "late": worth.late.item(prefill),
             "slow": worth.slow.item(decode),
             "harm": worth.prompt_harm.item(prefill) + worth.output_harm.item(decode),
@@ -163,14 +178,17 @@ def _cached(ask: Ask, fleet: FleetTable, cached_tokens: Mapping[int, int]) -> Fl
     return column
 
 
-def _pairs(ask: Ask, found: Fit, prompt: FloatColumn, output: FloatColumn) -> tuple[IntColumn, IntColumn]:
+def _pairs(ask: Ask, found: Fit, worth: Worth, latency: float) -> tuple[IntColumn, IntColumn]:
     """Which pairs are weighed: the best of each phase crossed, and the best workers for both."""
     if ask.resident is not None:
         return np.full(len(found.decode), ask.resident), found.decode
-    alone = _best(found.decode, prompt + output)
+    prompt, output = worth.prompt, worth.output
+    alone = _best(found.decode, prompt + output + latency * worth.ahead * worth.beside)
     if not len(found.prefill):
         return alone, alone
-    prefill, decode = _best(found.prefill, prompt), _best(found.decode, output)
+    # Each phase beside a middling other one.
+    prefill = _best(found.prefill, prompt + (latency * float(worth.beside[found.decode].mean())) * worth.ahead)
+    decode = _best(found.decode, output + (latency * float(worth.ahead[found.prefill].mean())) * worth.beside)
     return (
         np.concatenate([alone, prefill.repeat(len(decode))]),
         np.concatenate([alone, decode[np.arange(len(prefill) * len(decode)) % len(decode)]]),

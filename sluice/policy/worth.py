@@ -34,10 +34,10 @@ MEMORY_MARGIN: Final = 0.1
 class Weights:
     """How much everything counts that is not a miss."""
 
-    latency: float = 0.05  # of one objective's worth of time, for the newcomer and everyone it slows
-    price: float = 0.02  # of the objective's time at the fleet's mean price
+    latency: float = 0.1  # of the prompts before it, in TTFTs, times the sequences beside it, in TPOTs
+    price: float = 0.01  # of the objective's time at the fleet's mean price
     memory: float = 0.5  # of filling the last tenth of a KV pool
-    stall: float = 0.02  # of one chunk longer than the TPOT, for each sequence that waits for it
+    stall: float = 0.002  # of one chunk longer than two TPOTs, for each sequence that waits for it
 
 
 class Worth(NamedTuple):
@@ -46,6 +46,8 @@ class Worth(NamedTuple):
     ttft_s: FloatColumn  # predicted, from now
     tpot_s: FloatColumn
     work_s: FloatColumn  # what the prompt adds to the worker's queue
+    ahead: FloatColumn  # time to the first token, in TTFTs
+    beside: FloatColumn  # sequences there times their step, in TPOTs
     late: FloatColumn  # cost of a late first token, of this one only
     slow: FloatColumn  # of slow tokens, of this one only
     prompt_harm: FloatColumn  # to those that decode where the prompt is computed
@@ -69,7 +71,7 @@ def weigh(ask: Ask, fleet: FleetTable, cached: FloatColumn, prompt_share: FloatC
     """Every term for every row. `prompt_share` is the part of its time each worker spends on prompts."""
     seen = _Seen(ask, fleet, cached)
     slo, output = ask.slo, max(1.0, ask.output_tokens_expected)
-    miss, per_tpot, per_ttft = slo.miss_cost, weights.latency / slo.tpot_s, weights.latency / slo.ttft_s
+    miss = slo.miss_cost
 
     # The output: one more sequence in every step. The prompt: in steps that whoever decodes there waits for.
     own_step_s = seen.decode_s + seen.context_token_s * (ask.prompt_tokens + 0.5 * output)
@@ -83,12 +85,12 @@ def weigh(ask: Ask, fleet: FleetTable, cached: FloatColumn, prompt_share: FloatC
     ttft_s = seen.queue_s + seen.prompt_s + np.ceil((seen.queued_tokens + seen.tokens) / seen.room) * seen.now_s
     chunk_s = seen.now_s + np.minimum(seen.tokens, seen.room) * seen.prefill_token_s
     predicted = np.array([before_s, after_s, before_s + slowed_by_prompt_s, chunk_s, ttft_s])
-    limits = np.array([[slo.tpot_s], [slo.tpot_s], [slo.tpot_s], [slo.tpot_s], [slo.ttft_s - ask.waited_s]])
+    limits = np.array([[slo.tpot_s], [slo.tpot_s], [slo.tpot_s], [2.0 * slo.tpot_s], [slo.ttft_s - ask.waited_s]])
     missed_before, missed, missed_stalled, is_long, missed_first = _missed(predicted, seen.error, limits)
 
     over = np.maximum(0.0, seen.sequences + 1.0 - seen.batch_sequences_max)
     batch_wait_s = over / seen.batch_sequences_max * (output * after_s)
-    stall = chunks * is_long * weights.stall + per_tpot * slowed_by_prompt_s
+    stall = chunks * is_long * weights.stall
     per_second = weights.price / (max(1e-12, float(seen.price.max())) * slo.ttft_s) * seen.price
     needed = (ask.prompt_tokens + output) / seen.block_tokens
     margin = MEMORY_MARGIN * seen.blocks + 1.0
@@ -97,10 +99,12 @@ def weigh(ask: Ask, fleet: FleetTable, cached: FloatColumn, prompt_share: FloatC
         ttft_s=ttft_s,
         tpot_s=after_s,
         work_s=work_s,
-        late=miss * missed_first + per_ttft * ttft_s,
-        slow=miss * missed + per_tpot * after_s + per_ttft * batch_wait_s,
+        ahead=ttft_s * (1.0 / slo.ttft_s),
+        beside=(seen.sequences + 1.0) * after_s * (1.0 / slo.tpot_s),
+        late=miss * missed_first,
+        slow=miss * missed + (miss / slo.ttft_s) * batch_wait_s,
         prompt_harm=seen.decoding * (miss * (missed_stalled - missed_before) + stall),
-        output_harm=seen.sequences * (miss * (missed - missed_before) + per_tpot * slowed_s),
+        output_harm=seen.sequences * (miss * (missed - missed_before)),
         memory=weights.memory * memory,
         prompt_price=per_second * work_s,
         output_price=per_second * (output * (own_step_s + seen.base_s / seen.batch_sequences_max)),
