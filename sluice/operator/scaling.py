@@ -3,7 +3,7 @@
 Load of a pool is the fullest of what its workers can run out of: places in the batch and KV blocks for decode, prompts
 in line for prefill. It grows above HIGH or when too many requests miss the objective that its phase owns,
 for long enough; it shrinks when the others would still be below LOW without one, for long enough. Between the two
-nothing happens, so that growing never causes shrinking. From zero it grows at once. Who is moved to do it, a lent
+nothing happens, so that growing never causes shrinking. It never empties a pool. Who is moved to do it, a lent
 worker before a new pod, is `pool_plan.py`'s business. Next: `service_memory.py`, who keeps the state.
 """
 
@@ -51,20 +51,16 @@ class Demand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingState:
-    """Since when each pool has been short of room or had some to spare; since when nobody asks. Soft."""
+    """Since when each pool has been short of room or had some to spare. Soft."""
 
     short_since_s: Mapping[str, float] = field(default_factory=dict)
     spare_since_s: Mapping[str, float] = field(default_factory=dict)
-    idle_since_s: float | None = None
 
 
 def scale(
     pools: Sequence[PoolLoad], demand: Demand, spec: ScalingSpec, state: ScalingState, *, now_s: float
 ) -> tuple[dict[str, int], ScalingState]:
     """Wanted sizes, and the state for the next time."""
-    is_idle = not (demand.queued or demand.inflight)
-    idle_since_s = (now_s if state.idle_since_s is None else state.idle_since_s) if is_idle else None
-    may_sleep = idle_since_s is not None and now_s - idle_since_s >= spec.zero_after_s
     wanted: dict[str, int] = {}
     short: dict[str, float] = {}
     spare: dict[str, float] = {}
@@ -74,11 +70,7 @@ def scale(
             short[pool.name] = state.short_since_s.get(pool.name, now_s)
         elif has_spare(pool, demand):
             spare[pool.name] = state.spare_since_s.get(pool.name, now_s)
-        if may_sleep and pool.min == 0:
-            size = 0
-        elif size == 0 and not is_idle:
-            size = 1
-        elif pool.name in short and now_s - short[pool.name] >= spec.up_after_s and pool.ready >= pool.replicas:
+        if pool.name in short and now_s - short[pool.name] >= spec.up_after_s and pool.ready >= pool.replicas:
             size = grown(pool)
             del short[pool.name]  # the next step waits for its own turn
         elif pool.name in spare and now_s - spare[pool.name] >= spec.down_after_s:
@@ -88,7 +80,7 @@ def scale(
     if spec.flips:
         ripe = {name for name, since_s in spare.items() if now_s - since_s >= spec.up_after_s}
         shift(pools, wanted, ripe)
-    return wanted, replace(state, short_since_s=short, spare_since_s=spare, idle_since_s=idle_since_s)
+    return wanted, replace(state, short_since_s=short, spare_since_s=spare)
 
 
 def shift(pools: Sequence[PoolLoad], wanted: dict[str, int], ripe: set[str]) -> None:

@@ -212,7 +212,7 @@ def _available(seen: Observation, plan: ServicePlan) -> Verdict:
     wanted = frozenset[Role]().union(*(PHASES[goal.role] for goal in plan.goals if goal.replicas))
     missing = sorted(role.value for role in wanted - phases_of(ready))
     if not wanted:
-        return Verdict("False", "ScaledToZero", "no worker is wanted now; the next request brings one up")
+        return Verdict("False", "ScaledToZero", "no worker is wanted now; scale a WorkerPool up")
     if not seen.routers_ready and not missing:
         return Verdict("False", "NoRouterReady", "no router pod is ready; see `kubectl describe pod` of the routers")
     if missing:

@@ -47,8 +47,12 @@ def busy_life() -> set[Call]:
     trial.world.places = len(trial.worker_pods())
     trial.settle(ref)
     assert drained not in trial.worker_pods()
-    trial.edit(ref, scaling={"zeroAfterSeconds": 0}, pools={"decode": {"replicas": {"min": 0, "max": 3}}})
-    trial.settle(ref)
+    trial.edit(ref, scaling={"upAfterSeconds": 1}, pools={"prefill": {"replicas": {"min": 1, "max": 3}}})
+    trial.world.count(inflight=99)
+    for worker in trial.world.workers.values():
+        worker.sequences = 64
+    for _ in range(8):
+        trial.step(ref)
     return set(trial.world.cluster.calls)
 
 

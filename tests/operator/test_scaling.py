@@ -12,7 +12,7 @@ from sluice.operator.resources.model_service import ScalingSpec
 from sluice.operator.routers import WorkerView
 from sluice.operator.scaling import Demand, PoolLoad, ScalingState, scale, worker_load
 
-SPEC = ScalingSpec.model_validate({"upAfterSeconds": 10, "downAfterSeconds": 100, "zeroAfterSeconds": 50})
+SPEC = ScalingSpec.model_validate({"upAfterSeconds": 10, "downAfterSeconds": 100})
 BUSY = Demand(inflight=10, ended=100)
 
 
@@ -61,12 +61,8 @@ def test_misses_without_load_do_not_make_a_pool_grow() -> None:
     assert after(10.0, pool(load=0.3), Demand(inflight=1, ended=100, tpot_misses=100)) == 2
 
 
-def test_a_pool_goes_to_zero_when_nobody_has_asked_for_long_and_comes_back_at_once() -> None:
-    idle = pool(load=0.0, replicas=1, low=0)
-    assert after(49.0, idle, Demand()) == 1
-    assert after(50.0, idle, Demand()) == 0
-    asleep = pool(load=0.0, replicas=0, low=0)
-    assert scale([asleep], Demand(queued=1), SPEC, ScalingState(), now_s=0.0)[0] == {"p": 1}
+def test_the_platform_never_empties_a_pool() -> None:
+    assert after(10_000.0, pool(load=0.0, replicas=1, low=0), Demand()) == 1
 
 
 @given(

@@ -126,8 +126,6 @@ class ScalingSpec(Part):
     """How long a pool must be short of room before it grows."""
     down_after_s: Annotated[float, Field(ge=0, le=86400, alias="downAfterSeconds")] = 300.0
     """How long a pool must have room to spare before it shrinks."""
-    zero_after_s: Annotated[float, Field(ge=0, le=604800, alias="zeroAfterSeconds")] = 900.0
-    """How long no request must have come before pools with `min: 0` go to zero."""
     flips: bool = True
     """Whether a worker may be given another role before a pod is started."""
 

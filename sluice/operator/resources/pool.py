@@ -19,7 +19,7 @@ class ReplicaBounds(Part):
     """How many workers a pool may have."""
 
     min: Annotated[int, Field(ge=0, le=1000)] = 1
-    """At least so many; 0 lets the pool go to zero when nobody asks for the model."""
+    """At least so many; with 0 others may scale it to zero. Without workers requests are refused."""
     max: Annotated[int, Field(ge=1, le=1000)] | None = None
     """At most so many; not given: `min`, and at least 1."""
     rules: ClassVar[tuple[Rule, ...]] = (

@@ -42,6 +42,7 @@ class FakeCluster:
     crash_after_writes: int | None = None
     is_down: bool = False
     on_change: Callable[[str, Manifest], None] | None = None  # what watches hear: ADDED, MODIFIED, DELETED
+    _places: dict[tuple[Kind, str], dict[Ref, None]] = field(default_factory=dict)  # in the order they were made
     _applied: dict[tuple[Ref, str], Manifest] = field(default_factory=dict)
     _versions: "count[int]" = field(default_factory=lambda: count(1))
 
@@ -52,11 +53,10 @@ class FakeCluster:
     ) -> list[LiveObject]:
         """See Cluster."""
         self._read("list", kind)
-        return [
-            _copy(live)
-            for ref, live in self.objects.items()
-            if ref.kind is kind and (not namespace or ref.namespace == namespace) and _matches(live, labels or {})
-        ]
+        refs = (
+            self._places.get((kind, namespace), {}) if namespace else [ref for ref in self.objects if ref.kind is kind]
+        )
+        return [_copy(self.objects[ref]) for ref in refs if _matches(self.objects[ref], labels or {})]
 
     async def get(self, ref: Ref) -> LiveObject | None:
         """See Cluster."""
@@ -141,6 +141,7 @@ class FakeCluster:
     def drop(self, ref: Ref) -> None:
         """An object is gone now."""
         live = self.objects.pop(ref)
+        del self._places[ref.kind, ref.namespace][ref]
         self._tell("DELETED", live)
         uid = live["metadata"]["uid"]
         owned = [
@@ -179,6 +180,7 @@ class FakeCluster:
             "metadata": {**metadata, "generation": generation, "resourceVersion": str(next(self._versions))},
         }
         self.objects[ref] = new
+        self._places.setdefault((ref.kind, ref.namespace), {})[ref] = None
         self._tell("ADDED" if old is None else "MODIFIED", new)
 
     def _tell(self, what: str, live: Manifest) -> None:
