@@ -3,6 +3,7 @@
     python benchmarks/capacity.py                       a random Llama on one CPU thread, three seeds; CPU time
     python benchmarks/capacity.py --steps 1000 --svg docs/images/capacity.svg
     python benchmarks/capacity.py --device cuda         on a GPU, wall time
+    python benchmarks/capacity.py --operators DIR       measured operators (LLMServingSim, Llama-3.1-8B)
     python benchmarks/capacity.py --from samples.json   from steps measured elsewhere (`sluice profile`)
 
 Loads come in random order from `capacity/profile_grid.py`. Every step after the first third is predicted before
@@ -29,12 +30,18 @@ from sluice.capacity import profile_file
 from sluice.capacity.capacity_book import GUESS
 from sluice.capacity.curve_fit import fit
 from sluice.capacity.curve_tracker import Z90, CurveTracker
+from sluice.capacity.importers import llmservingsim
+from sluice.capacity.model_shape import shape_of
 from sluice.cli.engine_drive import Sample, drive, trials_for
+from sluice.clock import ManualClock
 from sluice.engine import torch_runner
 from sluice.engine.contract import EngineLimits
+from sluice.engine.emulated_runner import EmulatedRunner
 from sluice.engine.engine import PagedEngine
 from sluice.engine.model_loader import geometry_for, load_model
+from sluice.engine.pace import RealPace
 from sluice.engine.random_models import save_random_model
+from sluice.testing.simulation import toy_model
 
 SHAPE = {
     "vocab_size": 8192,
@@ -47,6 +54,7 @@ SHAPE = {
     "max_position_embeddings": 4096,
 }
 SMOOTHING = 0.1
+KV_TOKENS_MAX = 6000  # of a trial: bigger ones take long on a CPU
 FONT = 'font-family="sans-serif" font-size="12"'
 LABELS = {
     "learned": "learned online",
@@ -87,9 +95,21 @@ def engine_on(device: str) -> PagedEngine:
 def steps_of(engine: PagedEngine, *, seed: int) -> Iterator[Sample]:
     """Steps without end, of trials in random order."""
     rng = random.Random(seed)
-    plan = [trial for trial in trials_for(engine) if trial.kv_tokens <= 6000]
+    plan = [trial for trial in trials_for(engine) if trial.kv_tokens <= KV_TOKENS_MAX]
     while True:
         yield from drive(engine, rng.sample(plan, len(plan)), rng)
+
+
+def emulated_on(operators: Path) -> PagedEngine:
+    """An engine whose steps last what measured operators say; no time passes while it runs."""
+    clock = ManualClock()
+    model = llmservingsim.read_profile(operators, shape_of("Llama-3.1-8B"))
+    pace = RealPace(model, now_s=clock.now_s, sleep=clock.advance)
+    geometry = toy_model.geometry(blocks=4000, block_tokens=16)
+    memory = memoryview(bytearray(geometry.region_bytes))
+    runner = EmulatedRunner(toy_model.FACTS, geometry, memory, rule=toy_model.RULE, pace=pace)
+    limits = EngineLimits(batch_sequences_max=128, step_tokens_max=2048, sequence_tokens_max=4096)
+    return PagedEngine(runner, geometry=geometry, limits=limits, clock=pace)
 
 
 def judge(samples: Sequence[Sample]) -> Findings:
@@ -178,6 +198,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--from", dest="stored", type=Path)
+    parser.add_argument("--operators", type=Path)
     parser.add_argument("--svg", type=Path)
     arguments = parser.parse_args()
     if arguments.stored:
@@ -185,7 +206,7 @@ def main() -> int:
         what = f"steps of {arguments.stored.name}"
     else:
         torch.set_num_threads(1)
-        engine = engine_on(arguments.device)
+        engine = emulated_on(arguments.operators) if arguments.operators else engine_on(arguments.device)
         list(islice(steps_of(engine, seed=99), 60))  # the first calls of every shape are slow
         for sequence in [live.sequence for live in engine.scheduler.sequences]:
             engine.abort(sequence)
@@ -195,7 +216,8 @@ def main() -> int:
             runs.append(judge(list(islice(steps, arguments.steps))))
             for sequence in [live.sequence for live in engine.scheduler.sequences]:
                 engine.abort(sequence)
-        what = "Llama, 256 channels, 4 layers, " + ("one CPU thread" if arguments.device == "cpu" else "one GPU")
+        where = "one CPU thread" if arguments.device == "cpu" else "one GPU"
+        what = "operators measured on a GPU" if arguments.operators else f"Llama, 256 channels, 4 layers, {where}"
     show(runs)
     if arguments.svg:
         arguments.svg.write_text(svg(runs[0].points, f"{what}: each step predicted before it is learned from"))
