@@ -18,13 +18,13 @@ from functools import partial
 from pathlib import Path
 
 from sluice.capacity.model_shape import shape_of
-from sluice.cli.plan import kinds_of, workload_of
+from sluice.cli.plan import confirmed, kinds_of, workload_of
 from sluice.cli.plan_arguments import parse_gpus
 from sluice.cli.plan_replay import Replay
 from sluice.domain.slo import STANDARD
-from sluice.planner.plan import Offer, make_plan
+from sluice.planner.plan import Offer
 from sluice.planner.throughput import Phase, Target
-from sluice.planner.verification import Round, chosen, verify
+from sluice.planner.verification import Round, chosen
 from sluice.policy.registry import make_policy
 from sluice.simulator.run_options import Objective
 from sluice.simulator.step_source import StepSource
@@ -43,11 +43,11 @@ CASES = (  # trace, requests/s, model, degree, TTFT s, TPOT s
 SEEN, UNSEEN = (0, 1, 2), (11, 12, 13)
 
 
-def confirmed(trace: Workload, offer: Offer, target: Target, objective: Objective) -> Round | None:
+def confirmed_round(trace: Workload, offer: Offer, target: Target, objective: Objective) -> Round | None:
     """The cheapest plan that a replay on the seen seeds confirmed."""
-    work = workload_of(trace)
     replay = Replay(trace=trace, seeds=SEEN, policy=partial(make_policy, "joint"), objective=objective)
-    best = chosen(verify(lambda headroom: make_plan(work, offer, target, headroom=headroom), replay))
+    found = confirmed(replay, workload_of(trace), offer, target)
+    best = chosen(list(found[1])) if found else None
     return best if best and best.is_kept else None
 
 
@@ -59,7 +59,7 @@ def row(case: tuple[str, float, str, int, float, float], prices: str, requests: 
     objective = Objective(slo=replace(STANDARD, ttft_s=ttft_s, tpot_s=tpot_s))
     target = Target(ttft_s=ttft_s, tpot_s=tpot_s)
     offer = Offer(kinds=kinds_of(parse_gpus(prices), shape_of(model), StepSource(), degree_max=degree))
-    best = confirmed(trace, offer, target, objective)
+    best = confirmed_round(trace, offer, target, objective)
     if best is None:
         print(f"{trace.name[:24]:24}  {model:12}  no plan was confirmed")
         return math.nan, math.nan
@@ -67,9 +67,9 @@ def row(case: tuple[str, float, str, int, float, float], prices: str, requests: 
     kept = unseen(best.plan).both / best.plan.promise
     rivals: dict[str, float] = {}
     for gpu in {kind.gpu.name for kind in offer.kinds}:
-        alone = confirmed(trace, offer.only(gpu), target, objective)
+        alone = confirmed_round(trace, offer.only(gpu), target, objective)
         rivals[gpu] = alone.plan.cost_per_h if alone and _serves_as_much(alone, best) else math.inf
-    whole = confirmed(trace, replace(offer, phases=[Phase.MIXED]), target, objective)
+    whole = confirmed_round(trace, replace(offer, phases=[Phase.MIXED]), target, objective)
     no_handoffs = whole.plan.cost_per_h if whole and _serves_as_much(whole, best) else math.inf
     single, cost = min(rivals.values()), best.plan.cost_per_h
     pools = " ".join(f"{pool.replicas}x{pool.kind.name}:{pool.phase.value[0]}" for pool in best.plan.pools)
@@ -91,11 +91,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     print("trace                     model         TTFT/TPOT  $/h and GPU  kept of promise  $/h  to one class, mixed")
     kept, ratios = [], []
-    for case in CASES:
-        if not case[0].startswith("synthetic") and not DATA.is_dir():
-            print(f"no data at {DATA}; set SLUICE_DATA")
-            continue
-        for prices in PRICES:
+    for prices in PRICES:
+        for case in CASES:
+            if not case[0].startswith("synthetic") and not DATA.is_dir():
+                print(f"no data at {DATA}; set SLUICE_DATA")
+                continue
             each, ratio = row(case, prices, arguments.requests)
             kept.append(each)
             ratios.append(ratio)

@@ -7,7 +7,7 @@ for the rounds, `plan_output.py` for what is printed.
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -22,12 +22,12 @@ from sluice.cli.plan_output import Answer, as_json, as_model_service, show_answe
 from sluice.cli.plan_replay import Replay
 from sluice.errors import ConfigError
 from sluice.planner.plan import Offer, Plan, make_plan, rate_share_max
-from sluice.planner.problem import AS_COMPUTED, Headroom
+from sluice.planner.problem import Headroom
 from sluice.planner.replica_kind import ReplicaKind
-from sluice.planner.sensitivity import reliefs, rivals
+from sluice.planner.sensitivity import reliefs, rivals, simpler
 from sluice.planner.solver import Outcome
 from sluice.planner.throughput import Target
-from sluice.planner.verification import ROUNDS_MAX, Round, chosen, verify
+from sluice.planner.verification import ROUNDS_MAX, Round, chosen, undercut, verify
 from sluice.planner.workload import Workload, histogram
 from sluice.policy.registry import POLICIES, make_policy
 from sluice.simulator.step_source import StepSource
@@ -112,7 +112,7 @@ def answer_for(arguments: argparse.Namespace, trace: Trace) -> Answer:
         trace=trace.name,
         plan=plan,
         rounds=rounds,
-        reliefs=reliefs(plan, offer),
+        reliefs=reliefs(plan),
         rivals=rivals(plan, offer),
     )
 
@@ -152,15 +152,30 @@ def _planned(
     arguments: argparse.Namespace, replay: Replay, workload: Workload, offer: Offer, target: Target
 ) -> tuple[Plan, Sequence[Round]]:
     """The plan and the rounds that confirmed it."""
-
-    def plan_with(headroom: Headroom) -> Plan:
-        return make_plan(workload, offer, target, headroom=headroom)
-
     if arguments.rounds == 0:
-        return plan_with(AS_COMPUTED), ()
-    rounds = verify(plan_with, replay, rounds_max=arguments.rounds)
+        return make_plan(workload, offer, target), ()
+    found = confirmed(replay, workload, offer, target, rounds_max=arguments.rounds)
+    return found or (make_plan(workload, offer, target), ())
+
+
+def confirmed(
+    replay: Replay, workload: Workload, offer: Offer, target: Target, *, rounds_max: int = ROUNDS_MAX
+) -> tuple[Plan, Sequence[Round]] | None:
+    """The cheapest plan that kept its promise, simpler fleets tried too, and all rounds; None if there is no plan.
+
+    Where none kept its promise, the plan that attained most.
+    """
+
+    def planner(each: Offer) -> Callable[[Headroom], Plan]:
+        return lambda headroom: make_plan(workload, each, target, headroom=headroom)
+
+    rounds = verify(planner(offer), replay, rounds_max=rounds_max)
     best = chosen(rounds)
-    return (best.plan, rounds) if best else (plan_with(AS_COMPUTED), ())
+    for each in simpler(offer).values():
+        if best is not None and best.is_kept:
+            rounds += undercut(planner(each), replay, best, rounds_max=rounds_max)
+            best = chosen(rounds)
+    return (best.plan, rounds) if best else None
 
 
 def _why_not(workload: Workload, offer: Offer, target: Target, plan: Plan) -> str:

@@ -64,6 +64,7 @@ class Plan:
     pools: tuple[Pool, ...]
     cost_per_h: float
     bound_per_h: float
+    offer: Offer  # what it was made from
     workload: Workload  # all of it
     served: Workload  # what the plan is for: the reachable buckets
     target: Target
@@ -91,9 +92,7 @@ class Plan:
         return self.cost_per_h / 3600 / self.output_tokens_per_s * 1e6
 
 
-def make_plan(
-    workload: Workload, offer: Offer, target: Target, *, headroom: Headroom = AS_COMPUTED, solve_s_max: float = 10.0
-) -> Plan:
+def make_plan(workload: Workload, offer: Offer, target: Target, *, headroom: Headroom = AS_COMPUTED) -> Plan:
     """The cheapest mix for what of the workload can be served in time at all.
 
     Raises ConfigError where `workload`, `offer` or `target` is out of range.
@@ -110,12 +109,13 @@ def make_plan(
     can = problems.reachable(whole)
     lost = sum(each.rate_per_s for each, is_served in zip(workload.buckets, can, strict=True) if not is_served)
     problem = _only_rows(whole, can)
-    solution = solver.solve(problem, solve_s_max=solve_s_max) if any(can) else solver.nothing()
+    solution = solver.solve(problem) if any(can) else solver.nothing()
     return Plan(
         outcome=solution.outcome,
         pools=tuple(_pools(problem, solution)),
         cost_per_h=solution.cost_per_h,
         bound_per_h=solution.bound_per_h,
+        offer=offer,
         workload=workload,
         served=problem.workload,
         target=target,

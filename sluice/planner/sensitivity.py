@@ -45,29 +45,31 @@ class Rival:
     cost_per_h: float
 
 
-def reliefs(plan: Plan, offer: Offer) -> list[Relief]:
+def reliefs(plan: Plan) -> list[Relief]:
     """The bounds that bind, largest saving first. For an objective, the first loosening that saves."""
     found = [
-        *_objective(plan, offer, Bound.TTFT, plan.target.ttft_s),
-        *_objective(plan, offer, Bound.TPOT, plan.target.tpot_s),
-        *_supplies(plan, offer),
-        *_trunks(plan, offer),
+        *_objective(plan, Bound.TTFT, plan.target.ttft_s),
+        *_objective(plan, Bound.TPOT, plan.target.tpot_s),
+        *_supplies(plan),
+        *_trunks(plan),
     ]
     return sorted(found, key=lambda relief: relief.saved_per_h, reverse=True)
 
 
-def rivals(plan: Plan, offer: Offer) -> list[Rival]:
-    """Every class alone with as many GPUs as it takes, and every class without handoffs, as if nothing were scarce.
+def simpler(offer: Offer) -> dict[str, Offer]:
+    """Simpler fleets by name: every class alone, as many of it as there are, and every class without handoffs."""
+    classes = sorted({kind.gpu.name for kind in offer.kinds})
+    alone = {f"{name} only": offer.only(name) for name in classes if len(classes) > 1}
+    return {**alone, "no handoffs": replace(offer, phases=[Phase.MIXED])}
 
-    A class that leaves more of the workload unreachable than the plan does cannot serve it.
+
+def rivals(plan: Plan, offer: Offer) -> list[Rival]:
+    """What simpler fleets cost under the plan's loads, as if nothing were scarce.
+
+    A fleet that leaves more of the workload unreachable than the plan does cannot serve it.
     """
-    found: list[Rival] = []
-    for name in sorted({kind.gpu.name for kind in offer.kinds}):
-        alone = replace(offer.only(name), gpus_max={})
-        found.append(Rival(what=f"{name} only", cost_per_h=_cost(plan, alone)))
-    whole = replace(offer, phases=[Phase.MIXED])
-    found.append(Rival(what="no handoffs", cost_per_h=_cost(plan, whole)))
-    return found
+    plenty = replace(offer, gpus_max={})
+    return [Rival(what=name, cost_per_h=_cost(plan, each)) for name, each in simpler(plenty).items()]
 
 
 def _cost(plan: Plan, offer: Offer) -> float:
@@ -82,10 +84,10 @@ def _relief(plan: Plan, bound: Bound, what: str, other: Plan) -> Sequence[Relief
     return (Relief(bound=bound, what=what, cost_per_h=other.cost_per_h, saved_per_h=saved),)
 
 
-def _objective(plan: Plan, offer: Offer, bound: Bound, now_s: float) -> Sequence[Relief]:
+def _objective(plan: Plan, bound: Bound, now_s: float) -> Sequence[Relief]:
     for factor in LOOSENED:
         target = _with(plan.target, bound, now_s * factor)
-        other = make_plan(plan.served, offer, target, headroom=plan.headroom)
+        other = make_plan(plan.served, plan.offer, target, headroom=plan.headroom)
         relief = _relief(plan, bound, f"{bound.value} {now_s:g} s -> {now_s * factor:g} s", other)
         if relief:
             return relief
@@ -96,17 +98,17 @@ def _with(target: Target, bound: Bound, limit_s: float) -> Target:
     return replace(target, ttft_s=limit_s) if bound is Bound.TTFT else replace(target, tpot_s=limit_s)
 
 
-def _supplies(plan: Plan, offer: Offer) -> list[Relief]:
+def _supplies(plan: Plan) -> list[Relief]:
     found: list[Relief] = []
-    for name, most in offer.gpus_max.items():
-        freed = {key: value for key, value in offer.gpus_max.items() if key != name}
-        other = make_plan(plan.served, replace(offer, gpus_max=freed), plan.target, headroom=plan.headroom)
+    for name, most in plan.offer.gpus_max.items():
+        freed = {key: value for key, value in plan.offer.gpus_max.items() if key != name}
+        other = make_plan(plan.served, replace(plan.offer, gpus_max=freed), plan.target, headroom=plan.headroom)
         found += _relief(plan, Bound.SUPPLY, f"more than {most} {name}", other)
     return found
 
 
-def _trunks(plan: Plan, offer: Offer) -> Sequence[Relief]:
-    if not offer.trunks:
+def _trunks(plan: Plan) -> Sequence[Relief]:
+    if not plan.offer.trunks:
         return ()
-    other = make_plan(plan.served, replace(offer, trunks={}), plan.target, headroom=plan.headroom)
+    other = make_plan(plan.served, replace(plan.offer, trunks={}), plan.target, headroom=plan.headroom)
     return _relief(plan, Bound.TRUNK, "faster links between classes", other)

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from sluice.planner.problem import Problem
 from sluice.planner.throughput import Phase
 
-SOLVE_S_MAX: Final = 10.0
+SOLVE_S_MAX: Final = 30.0  # of a clock on the wall: a busy machine needs more of it than an idle one
 
 Counts = npt.NDArray[np.int64]  # [kind]
 Shares = npt.NDArray[np.float64]  # [bucket, kind]: 0..1

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from sluice.planner.plan import Plan
-from sluice.planner.problem import Headroom
+from sluice.planner.problem import AS_COMPUTED, Headroom
 from sluice.planner.solver import Outcome
 
 ROUNDS_MAX: Final = 6
 STEP: Final = 1.15  # what one round changes a phase's headroom by
+COST_STEP: Final = 1e-6  # dollars per hour that make a plan cheaper
 KEPT_MIN: Final = 0.99  # of the promise, that a replay must reach
 
 
@@ -51,7 +52,7 @@ def verify(
     it at the first try by one with less, until that fails: analytic headroom may be too careful too.
     """
     rounds: list[Round] = []
-    headroom = Headroom()
+    headroom = AS_COMPUTED
     while len(rounds) < rounds_max:
         plan = plan_with(headroom)
         if plan.outcome is Outcome.IMPOSSIBLE:
@@ -62,6 +63,33 @@ def verify(
         if following is None:
             break
         headroom = following
+    return rounds
+
+
+def undercut(
+    plan_with: Callable[[Headroom], Plan],
+    replay: Callable[[Plan], Attained],
+    best: Round,
+    *,
+    rounds_max: int = ROUNDS_MAX,
+) -> list[Round]:
+    """Rounds of a simpler fleet that costs less than `best` and promises as much, with ever less headroom.
+
+    The loads are estimates, and wrong by more for some mixes than for others: what looks dearer may need
+    so much less headroom that it is cheaper. Only what would be cheaper is replayed.
+    """
+    rounds: list[Round] = []
+    headroom, cost_max = AS_COMPUTED, best.plan.cost_per_h
+    for _ in range(rounds_max):
+        plan = plan_with(headroom)
+        if plan.outcome is Outcome.IMPOSSIBLE or plan.promise < best.plan.promise - 1e-9:
+            break
+        if plan.cost_per_h < cost_max - COST_STEP:
+            rounds.append(Round(plan=plan, attained=replay(plan)))
+            if not rounds[-1].is_kept:
+                break
+            cost_max = plan.cost_per_h
+        headroom = Headroom(prefill=headroom.prefill / STEP, decode=headroom.decode / STEP)
     return rounds
 
 

@@ -13,8 +13,8 @@ from sluice.cli.objectives import parse_objective
 from sluice.errors import ConfigError
 from sluice.operator.resources.model_service import ModelServiceSpec
 
-TRACE = ["--trace", "synthetic:isl=600,osl=60", "--rate", "30", "--requests", "300", "--seeds", "1", "--rounds", "2"]
-GPUS = ["--gpus", "H100=7.5/h:8,A100=3.7/h:16,L4=0.7/h:32"]
+TRACE = ["--trace", "synthetic:isl=600,osl=60", "--rate", "30", "--requests", "150", "--seeds", "1", "--rounds", "1"]
+GPUS = ["--gpus", "H100=7.5/h:8,A100=3.7/h:16"]
 SLO = ["--slo", "ttft=1s,tpot=50ms"]
 
 

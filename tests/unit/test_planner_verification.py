@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.planner.plan import Plan
+from sluice.planner.plan import Offer, Plan
 from sluice.planner.problem import AS_COMPUTED, Headroom
 from sluice.planner.solver import Outcome
 from sluice.planner.throughput import Target
-from sluice.planner.verification import ROUNDS_MAX, Attained, chosen, verify
+from sluice.planner.verification import ROUNDS_MAX, Attained, Round, chosen, undercut, verify
 from sluice.planner.workload import Bucket, Workload
 
 WORK = Workload(buckets=(Bucket(input_tokens=100, input_tokens_max=100, output_tokens=10, rate_per_s=1),))
@@ -23,6 +23,7 @@ def plan_with(headroom: Headroom) -> Plan:
         pools=(),
         cost_per_h=headroom.prefill + headroom.decode,
         bound_per_h=0,
+        offer=Offer(kinds=()),
         workload=WORK,
         served=WORK,
         target=Target(ttft_s=1, tpot_s=0.05),
@@ -104,3 +105,20 @@ def test_what_is_out_of_reach_is_not_part_of_the_promise() -> None:
     rounds = verify(lambda _: some_lost, Truth(prefill=9, decode=9), rounds_max=1)
     assert rounds[0].attained.both == 0.5
     assert rounds[0].is_kept
+
+
+def test_a_simpler_fleet_that_looks_dearer_is_taken_when_it_needs_less_headroom() -> None:
+    best = Round(plan=plan_with(AS_COMPUTED), attained=Truth(1, 1)(plan_with(AS_COMPUTED)))
+    truth = Truth(prefill=0.7, decode=0.7)
+    rounds = undercut(lambda headroom: replace(plan_with(headroom), cost_per_h=2.2 * headroom.prefill), truth, best)
+    cheapest = chosen([best, *rounds])
+    assert cheapest is not None
+    assert cheapest.is_kept
+    assert cheapest.plan.cost_per_h < best.plan.cost_per_h
+    assert truth.replays == len(rounds) < ROUNDS_MAX  # what costs more is not replayed
+
+
+def test_a_simpler_fleet_that_promises_less_is_no_alternative() -> None:
+    best = Round(plan=plan_with(AS_COMPUTED), attained=Truth(1, 1)(plan_with(AS_COMPUTED)))
+    less = replace(plan_with(AS_COMPUTED), cost_per_h=0.1, unreachable_share=0.1)
+    assert undercut(lambda _: less, Truth(0, 0), best) == []
