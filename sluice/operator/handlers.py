@@ -35,8 +35,9 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
         level=config.telemetry.log_level,
         service="sluice-operator",
     )
-    # Every call is logged by the library otherwise.
-    logging.getLogger("kopf").setLevel(logging.WARNING)
+    # Every event and every probe would be a line otherwise.
+    for library in ("kopf", "aiohttp.access"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     configure(settings)
     memo.operator = Operator(config)
     await memo.operator.start()

@@ -236,7 +236,7 @@ class _Desk:
             if member.is_leaving and member.stage is Stage.READY:
                 self.steps.drain.append(member.pod)
             if member.is_leaving and member.stage in SERVING:
-                self.steps.waits.append(f"{member.pool}: {member.pod} hands over {member.sequences} requests")
+                self.steps.waits.append(f"{member.pool}: {member.pod} hands over its requests")
 
     def go_home(self) -> None:
         """Workers that helped out take their own role again, once nobody needs the help.

@@ -234,8 +234,7 @@ def _progressing(plan: ServicePlan, pools: Sequence[PoolStatus]) -> Verdict:
 
 
 def _waits(plan: ServicePlan) -> str:
-    # Counts of requests move all the time; the words before them are enough to follow a rollout.
-    return "; ".join(wait.partition(" hands over")[0] for wait in plan.steps.waits) or "the next step follows"
+    return "; ".join(plan.steps.waits) or "the next step follows"
 
 
 def _degraded(service: AcceptedService, seen: Observation, plan: ServicePlan, pools: Sequence[PoolStatus]) -> Verdict:
@@ -264,7 +263,8 @@ def _links(seen: Observation) -> tuple[LinkStatus, ...]:
         LinkStatus(
             from_worker=link.sender,
             to=link.receiver,
-            transport=link.transport,
+            # Old servers take an applied "" for null: a link that has never agreed on one must say so.
+            transport=link.transport or "none",
             gb_per_s=float(f"{link.gb_per_s:.2g}"),
             failed=link.failed,
             last_error=link.last_error[:200] or None,

@@ -14,7 +14,7 @@ from sluice.errors import NoWorkerError
 from sluice.operator import names
 from sluice.operator.coverage import PHASES
 from sluice.operator.manifest import Kind, Manifest, Ref
-from sluice.operator.routers import RouterReport, Traffic, WorkerView
+from sluice.operator.routers import LinkView, RouterReport, Traffic, WorkerView
 from sluice.testing.cluster.fake_cluster import FakeCluster
 
 FINGERPRINT = "f00d"
@@ -42,6 +42,7 @@ class SmallWorld:
     cluster: FakeCluster = field(init=False)
     workers: dict[str, FakeWorker] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
+    links: tuple[LinkView, ...] = ()  # what every worker says of its links
     lost_requests: int = 0
     pods_max: int = 0  # the most worker pods that ever held a place
     cordoned: set[str] = field(default_factory=set)
@@ -67,6 +68,7 @@ class SmallWorld:
                 batch_sequences_max=64,
                 free_blocks=100,
                 blocks=100,
+                links=self.links,
             )
             for name, worker in self.workers.items()
         ]
