@@ -37,7 +37,7 @@ class Peering:
         self._told = {boot: told for boot, told in self._told.items() if boot in members}
         for boot, peers in acquaintances(list(members.values())).items():
             told = frozenset((peer.info.boot, peer.info.role) for peer in peers)
-            if self._told.get(boot, frozenset()) != told:
+            if self._told.get(boot) != told:  # everyone once, those without peers too: they wait for this word
                 self._told[boot] = told
                 rows = [pb.PeerRow(target=peer.target(), role=peer.info.role.value) for peer in peers]
                 members[boot].link.send(pb.RouterMessage(peers=pb.Peers(peers=rows)))

@@ -95,10 +95,10 @@ class Desk:
         self.dispatcher.on_message(member, pb.WorkerMessage(heartbeat=convert.load_to_wire(load)))
 
     def told(self, member: Member) -> list[pb.RouterMessage]:
-        """What the worker has been told since last asked."""
+        """What the worker has been told since last asked, but for who its peers are."""
         assert isinstance(member.link, RecordedLink)
         messages, member.link.messages = member.link.messages, []
-        return messages
+        return [message for message in messages if not message.HasField("peers")]
 
     def start(self, member: Member) -> pb.Start:
         (message,) = self.told(member)

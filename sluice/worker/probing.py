@@ -56,10 +56,12 @@ class Prober:
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._last_unready: tuple[str, ...] = ()
+        self._is_told = False  # some router has said who the peers are, if only that there are none
 
     # ---------------------------------------------------------------- what the shell says and asks
 
     def follow(self, link: Hearer, peers: pb.Peers) -> None:
+        self._is_told = True
         self._told[link] = {BootId(row.target.boot): row for row in peers.peers}
         self._follow_all()
 
@@ -79,6 +81,8 @@ class Prober:
     def unready(self, role: Role) -> list[str]:
         if self._canary.problem:
             return [self._canary.problem]
+        if not self._is_told:
+            return ["no router has said yet who the peers are"]
         return self._pairs.unready(role, now_s=self._now_s())
 
     def links(self, carried: Iterable[PeerStats]) -> tuple[LinkLoad, ...]:

@@ -14,6 +14,7 @@ from sluice.testing.simulation.scenario import until
 from sluice.testing.simulation.sim_worker import WorkerPlan
 from sluice.testing.simulation.world import World
 from sluice.worker.canary import Canary
+from sluice.worker.probing import Prober
 
 
 def link(world: World, source: str, target: str) -> LinkLoad:
@@ -29,6 +30,27 @@ def test_every_link_is_probed_before_the_platform_is_ready() -> None:
             assert not probed.problem
             assert probed.peer_boot == world.workers[target].boot
         assert not world.workers["d0"].leftovers()
+
+    scenario.play(script, workers=scenario.split())
+
+
+def test_no_worker_is_ready_before_it_has_heard_who_its_peers_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was ready for want of peers, then not ready for want of probes: requests in between were refused."""
+    flips: list[tuple[str, bool]] = []
+    announce = Prober._announce
+
+    def heard(prober: Prober) -> None:
+        announce(prober)
+        shell = prober._around.shell
+        flips.append((shell.info.worker, not shell.unready()))
+
+    monkeypatch.setattr(Prober, "_announce", heard)
+
+    async def script(world: World) -> None:
+        for name in world.workers:
+            changes = [is_ready for worker, is_ready in flips if worker == name]
+            assert changes == sorted(changes)
+        await asyncio.sleep(0)
 
     scenario.play(script, workers=scenario.split())
 

@@ -65,11 +65,11 @@ async def test_only_those_whose_peers_have_changed_are_told_again(fleet: Fleet) 
     assert told(d) == [[("p", "prefill")]]
 
 
-async def test_a_lonely_worker_is_told_nothing_until_it_was_told_of_someone(fleet: Fleet) -> None:
+async def test_a_lonely_worker_is_told_so_and_that_it_is_lonely_again(fleet: Fleet) -> None:
     p = join(fleet, "p", Role.PREFILL)
     peering = Peering(fleet)
     peering.step()
-    assert told(p) == []
+    assert told(p) == [[]]
     d = join(fleet, "d", Role.DECODE)
     peering.step()
     fleet.remove(d)
