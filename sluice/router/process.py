@@ -124,6 +124,9 @@ async def _run_until_stopped(config: RouterConfig) -> None:
     async with serve(config, clock=SystemClock()) as router:
         await stop.wait()
         router.dispatcher.stop_admitting()
+        # Every kept-open connection ends with the answer on it, so that its client's next request finds another router.
+        assert router.http.server is not None
+        router.http.server.pre_shutdown()
         _log.info("stopping; %d sequences are running", router.dispatcher.sequences)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(config.stop_grace_s):

@@ -133,4 +133,4 @@ def record(name: str, report: Report) -> None:
     """Keep the figures for docs/kubernetes.md, and show them."""
     print(f"\n{name}: {report.line()}")
     with RESULTS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"disruption": name, "report": report.line()}) + "\n")
+        file.write(json.dumps({"disruption": name, "report": report.line(), "refusals": report.refusals}) + "\n")

@@ -81,6 +81,36 @@ async def test_sigterm_lets_a_running_stream_end_and_refuses_new_ones(router: as
     await asyncio.wait({worker})
 
 
+async def test_a_stopping_router_lets_go_of_connections_as_their_streams_end(
+    router: asyncio.subprocess.Process,
+) -> None:
+    """Behind a Service, a client that kept its connection would come back to the leaving pod and be refused."""
+    http_port, grpc_port = await ports_of(router)
+    fake = FakeWorker(FakeSettings(role=Role.MIXED, itl_s=0.005))
+    worker = asyncio.create_task(fake.serve(f"127.0.0.1:{grpc_port}"))
+    head = "POST /v1/completions HTTP/1.1\r\nHost: router\r\nContent-Type: application/json\r\n"
+    async with aiohttp.ClientSession(base_url=f"http://127.0.0.1:{http_port}") as http:
+        await wait_ready(http)
+    opened = [await asyncio.open_connection("127.0.0.1", http_port) for _ in range(2)]
+    for (reader, writer), tokens in zip(opened, (50, 1000), strict=True):
+        body = f'{{"model": "fake", "prompt": "The quick fox", "max_tokens": {tokens}, "stream": true}}'
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        await reader.readuntil(b"data: ")
+    router.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(PATIENCE_S):
+        short = await opened[0][0].read()  # to the end of the connection, not only of the answer
+        assert router.returncode is None, "the longer stream keeps it"
+        long = await opened[1][0].read()
+    assert short.count(b"data: ") < long.count(b"data: ")
+    assert short.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    assert long.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    for _, writer in opened:
+        writer.close()
+    assert await asyncio.wait_for(router.wait(), PATIENCE_S) == 0
+    worker.cancel()
+    await asyncio.wait({worker})
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [

@@ -6,6 +6,7 @@ counted, since only a lost router may make it necessary. Never disturbs anything
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,7 @@ class Report:
     completed: int = 0
     tokens: int = 0
     resumed: int = 0  # streams asked for again with the last event id
-    refused: int = 0  # answers 503 and 429, tried again
+    refusals: Counter[str] = field(default_factory=Counter)  # answers 503 and 429 by what they said, tried again
     connections_failed: int = 0  # before any event had come
     wrong: list[str] = field(default_factory=list)
     pause_s_max: float = 0.0  # longest silence within a stream
@@ -35,7 +36,7 @@ class Report:
         """One line for a person."""
         return (
             f"{self.completed} requests, {self.tokens} tokens, {len(self.wrong)} wrong, {self.resumed} resumed, "
-            f"{self.refused} refused, {self.connections_failed} connections failed, "
+            f"{self.refusals.total()} refused, {self.connections_failed} connections failed, "
             f"longest pause {self.pause_s_max:.2f} s"
         )
 
@@ -153,7 +154,8 @@ class _Client:
         try:
             async with self._http.post(f"{self._url}/v1/completions", json=self._body, headers=headers) as reply:
                 if reply.status in {429, 503}:
-                    self._report.refused += 1
+                    said = (await reply.json())["error"]["message"]
+                    self._report.refusals[f"{reply.status} {said[:60]}"] += 1
                     return
                 assert reply.status == 200, await reply.text()
                 self._report.resumed += bool(self.answer.last_id)
