@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol, cast
 
@@ -23,13 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, type=Path, help="YAML file; see docs/reference/config.md")
     parser.add_argument("--name", help="the worker's name, instead of the file's `worker`")
     parser.add_argument("--advertise-host", help="as peers reach it, instead of the file's `advertise_host`")
+    parser.add_argument("--emulate", metavar="SHAPE", help="no model: steps last as --gpu would need for this shape")
+    parser.add_argument("--gpu", metavar="CLASS", help="the GPU's class, instead of the file's `gpu.gpu_class`")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
-    own = {"worker": arguments.name, "advertise_host": arguments.advertise_host}
+    own = {"worker": arguments.name, "advertise_host": arguments.advertise_host, "emulate": arguments.emulate}
     over = {field: value for field, value in own.items() if value is not None}
     config = load.load(arguments.config, WorkerConfig, over=over)
+    if arguments.gpu:
+        config = replace(config, gpu=replace(config.gpu, gpu_class=arguments.gpu))
     load.set_default_environment(ONEDNN_CACHES)
     logs.configure_logs(
         log_format=logs.LogFormat(config.telemetry.log_format),
