@@ -76,7 +76,7 @@ async def test_drain_moves_every_request_and_says_so(start_platform: StartPlatfo
             await asyncio.sleep(0.01)
         members = platform.router.dispatcher.fleet
         busy = max(members, key=lambda member: len(member.sequences)).name
-        events = [event async for event in platform.drain(busy, deadline_s=30.0)]
+        events = [event async for event in platform.drain(busy, deadline_s=120.0)]
         assert events[-1].lifecycle == "drained"
         outcomes = [outcome for event in events for outcome in event.outcomes]
         assert {outcome.outcome for outcome in outcomes} <= {"migrated", "finished"}

@@ -21,6 +21,7 @@ from sluice.wire.gen import sluice_pb2 as pb
 from sluice.wire.gen import sluice_pb2_grpc as rpc
 
 TOKENS = 400  # long enough that a router dies in the middle on any machine
+LONG_TOKENS = 1500  # and is missed, its requests adopted and moved
 KNOWN: dict[bytes, dict[int, str]] = {}  # what an undisturbed platform answers to a body
 PAIR = (
     WorkerPlan(name="p", role="prefill", transports=("shm",), kv_memory_mib=16),
@@ -59,11 +60,11 @@ async def wait_texts(answers: list[Answer]) -> None:
             await asyncio.sleep(0.01)
 
 
-def check_whole(answers: list[Answer], expected: list[dict[int, str]]) -> None:
+def check_whole(answers: list[Answer], expected: list[dict[int, str]], *, tokens: int = TOKENS) -> None:
     assert [answer.texts for answer in answers] == expected
     for answer in answers:
         assert all(reasons == ["length"] for reasons in answer.finishes.values())
-        assert answer.completion_tokens == TOKENS * len(answer.texts)
+        assert answer.completion_tokens == tokens * len(answer.texts)
 
 
 async def test_two_routers_share_workers_and_keep_to_their_own_requests(start_platform: StartPlatform) -> None:
@@ -143,7 +144,7 @@ async def test_a_request_that_ended_while_nobody_listened_is_kept_for_its_client
 
 
 async def test_adopted_requests_move_between_workers_like_any_other(start_platform: StartPlatform) -> None:
-    bodies = [body_of(seed) for seed in range(3)]
+    bodies = [body_of(seed, max_tokens=LONG_TOKENS) for seed in range(3)]
     expected = await undisturbed(start_platform, bodies)
     async with start_platform(MIXED, routers=2) as platform:
         urls, answers = urls_of(platform), [Answer() for _ in bodies]
@@ -152,7 +153,7 @@ async def test_adopted_requests_move_between_workers_like_any_other(start_platfo
         crash = asyncio.create_task(platform.crash_router(0))
         await move_each(platform.routers[1].dispatcher, platform.now_s, asked)
         await asyncio.gather(*asked, crash)
-        check_whole(answers, expected)
+        check_whole(answers, expected, tokens=LONG_TOKENS)
         records = list(platform.routers[1].dispatcher.records.latest(request=None, limit=100))
         adopted = [record for record in records if record.decision == "adopted from an earlier router"]
         assert any(record.migrations for record in adopted)
