@@ -1,6 +1,6 @@
 """Seconds to the proven cheapest plan: 480 slices, six GPU classes at three degrees, every phase.
 
-Shares of any size, as the planner solves it; beside them, in the same run and within a limit of time on the wall:
+Shares of any size, as the planner solves it; beside them, in the same run, each within a limit of time on the wall:
 shares in eighths, and a yes or no for every one of 480 slices and kind, as Melange (arXiv 2404.14527) writes it down.
 Random workloads by seed; round GPU figures.
 
@@ -36,6 +36,7 @@ CLASSES = [
 DEGREES = (1, 2, 4)
 PARAMETERS = 8.03e9  # an 8B model
 KV_TOKEN_BYTES = 131_072
+OURS_S = 600.0  # on the wall: never reached; CPU time is what is printed
 SLICES = 8  # of each bucket, Melange's factor: 480 in all
 TARGET = Target(ttft_s=1.0, tpot_s=0.05)
 
@@ -118,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rates", type=float, nargs="+", default=[5.0, 20.0, 80.0], help="requests/s")
     parser.add_argument("--trunks", action="store_true", help="bound the links between classes too")
-    parser.add_argument("--peer-s", type=float, default=60.0, help="seconds on the wall each may take")
+    parser.add_argument("--peer-s", type=float, default=60.0, help="seconds on the wall each of the others may take")
     arguments = parser.parse_args(argv)
     ways = kinds()
     names = [each[0] for each in CLASSES]
@@ -134,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             started_s = time.process_time()
             problem = problems.build(mix, ways, TARGET, gpus_max=gpus_max, trunks=trunks)
             build_s = time.process_time() - started_s
-            ours, ours_s = timed(problem, arguments.peer_s)
+            ours, ours_s = timed(problem, OURS_S)
             eighths, eighths_s = timed(in_eighths(problem), arguments.peer_s)
             single, single_s = timed(one_by_one(problem), arguments.peer_s)
             spent["any share"].append(build_s + ours_s)

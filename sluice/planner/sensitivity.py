@@ -57,10 +57,10 @@ def reliefs(plan: Plan) -> list[Relief]:
 
 
 def simpler(offer: Offer) -> dict[str, Offer]:
-    """Simpler fleets by name: every class alone, as many of it as there are, and every class without handoffs."""
-    classes = sorted({kind.gpu.name for kind in offer.kinds})
-    alone = {f"{name} only": offer.only(name) for name in classes if len(classes) > 1}
-    return {**alone, "no handoffs": replace(offer, phases=[Phase.MIXED])}
+    """Simpler fleets by name: every class alone, as many of it as there are; every class without handoffs; both."""
+    alone = _alone(offer)
+    whole = {f"{name}, no handoffs": _without_handoffs(each) for name, each in alone.items()}
+    return {**alone, "no handoffs": _without_handoffs(offer), **whole}
 
 
 def rivals(plan: Plan, offer: Offer) -> list[Rival]:
@@ -69,7 +69,17 @@ def rivals(plan: Plan, offer: Offer) -> list[Rival]:
     A fleet that leaves more of the workload unreachable than the plan does cannot serve it.
     """
     plenty = replace(offer, gpus_max={})
-    return [Rival(what=name, cost_per_h=_cost(plan, each)) for name, each in simpler(plenty).items()]
+    fleets = {**_alone(plenty), "no handoffs": _without_handoffs(plenty)}
+    return [Rival(what=name, cost_per_h=_cost(plan, each)) for name, each in fleets.items()]
+
+
+def _alone(offer: Offer) -> dict[str, Offer]:
+    classes = sorted({kind.gpu.name for kind in offer.kinds})
+    return {f"{name} only": offer.only(name) for name in classes} if len(classes) > 1 else {}
+
+
+def _without_handoffs(offer: Offer) -> Offer:
+    return replace(offer, phases=[Phase.MIXED])
 
 
 def _cost(plan: Plan, offer: Offer) -> float:
