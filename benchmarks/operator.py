@@ -25,6 +25,7 @@ from sluice.testing.cluster.fake_cluster import FakeCluster
 PER_NAMESPACE = 25
 START_S_MAX, DONE_S_MAX, EDIT_S_MAX = 60.0, 600.0, 60.0
 QUIET_S = 40.0  # longer than the operator's resync
+SETTLED_S = 12.0  # longer than the operator waits between looks at pods that start
 EDITS = 20
 
 
@@ -83,7 +84,7 @@ async def measure(cluster: FakeCluster, operator: psutil.Process, services: int)
     took_s, used_s = time.perf_counter() - began_s, cpu(operator) - cpu_s
     objects = len(cluster.objects) - services
     print(f"{services} ModelServices, {objects} objects: {took_s:.1f} s, {used_s:.1f} s of CPU in the operator")
-    await asyncio.sleep(QUIET_S / 2)  # pods never start here; looks settle
+    await settled(cluster)
     writes, cpu_s = len(cluster.writes), cpu(operator)
     await asyncio.sleep(QUIET_S)
     renewals = sum(write.startswith("update leases") for write in cluster.writes[writes:])
@@ -94,6 +95,14 @@ async def measure(cluster: FakeCluster, operator: psutil.Process, services: int)
     worst_s = max(reactions_s)
     print(f"reaction to an edit: median {statistics.median(reactions_s) * 1e3:.0f} ms, worst {worst_s * 1e3:.0f} ms")
     print(f"operator at the end: {operator.memory_info().rss / 2**20:.0f} MiB")
+
+
+async def settled(cluster: FakeCluster) -> None:
+    """Until nothing but the lease has been written for a while: pools are answered one look later."""
+    writes = -1
+    while writes != (now := sum("leases" not in write for write in cluster.writes)):
+        writes = now
+        await asyncio.sleep(SETTLED_S)
 
 
 async def reaction_s(cluster: FakeCluster, ref: Ref, index: int) -> float:
