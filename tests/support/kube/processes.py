@@ -87,12 +87,21 @@ def stop_process(pid: int, *, started_s: float, number: int = signal.SIGTERM) ->
         if abs(process.create_time() - started_s) > 0.1:
             return  # the id has gone to a stranger
         process.send_signal(number)
-        process.wait(timeout=STOP_S)
+        if not _has_ended(process):
+            process.kill()
+            _has_ended(process)
     except psutil.NoSuchProcess:
         return
-    except psutil.TimeoutExpired:
-        process.kill()
-        process.wait(timeout=STOP_S)
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Whether it ends in time. A zombie has ended: it waits for a parent that may not be us."""
+    end_s = time.monotonic() + STOP_S
+    while time.monotonic() < end_s:
+        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def kill_all(pids: Sequence[int]) -> None:
