@@ -4,6 +4,7 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -18,10 +19,10 @@ from sluice.cli.tables import Column, show
 from sluice.errors import ConfigError
 from sluice.policy.registry import POLICIES, make_policy
 from sluice.simulator.comparison import Interval, interval, paired
-from sluice.simulator.instance_spec import StepOrder
-from sluice.simulator.pool_spec import EngineSettings, make_specs, parse_pools
+from sluice.simulator.instance_spec import InstanceSpec, StepOrder
+from sluice.simulator.pool_spec import EngineSettings, PoolCount, make_specs, parse_pools
 from sluice.simulator.report import ReportRun, render
-from sluice.simulator.run_options import Failure, RunOptions
+from sluice.simulator.run_options import Addition, Failure, Removal, RunOptions
 from sluice.simulator.step_source import StepSource
 from sluice.simulator.study import Study
 from sluice.simulator.summary import Goal, Summary, parse_goals, summarise
@@ -56,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prefill-first", action="store_true", help="whole prompts before decodes, not chunks beside them")
     add("--stale", type=float, default=0.0, metavar="S", help="seconds between an instance's reports (0: always known)")
     add("--fail", action="append", default=[], metavar="N@S", help="lose instance N at S seconds, as in 0@30")
+    add("--add", action="append", default=[], metavar="POOL@S", help="ask for replicas at S seconds, as in H100:2d@60")
+    add("--remove", action="append", default=[], metavar="N@S", help="drain instance N from S seconds on")
     add("--report", metavar="FILE", help="write an HTML report")
     add("--json", action="store_true", help="print the figures as JSON")
 
@@ -93,17 +96,24 @@ def _study(arguments: argparse.Namespace) -> Study:
     )
     if not 0 < arguments.batch < arguments.step_tokens:
         raise ConfigError(f"--batch: is {arguments.batch}; use 1 to one below --step-tokens ({arguments.step_tokens})")
-    specs = make_specs(
-        parse_pools(arguments.pools),
-        shape=shape_of(arguments.model),
-        source=StepSource(arguments.profile),
-        settings=settings,
-        prices=parse_prices(arguments.prices),
-    )
+    shape, source, prices = shape_of(arguments.model), StepSource(arguments.profile), parse_prices(arguments.prices)
+
+    def replicas(pools: Sequence[PoolCount]) -> list[InstanceSpec]:
+        return make_specs(pools, shape=shape, source=source, settings=settings, prices=prices)
+
+    specs = replicas(parse_pools(arguments.pools))
     options = RunOptions(
         objective=parse_objective(arguments.slo),
         stale_s=arguments.stale,
-        failures=tuple(_failure(text, len(specs)) for text in arguments.fail),
+        failures=tuple(Failure(slot=slot, at_s=at_s) for slot, at_s in _moments("--fail", arguments.fail, len(specs))),
+        removals=tuple(
+            Removal(slot=slot, at_s=at_s) for slot, at_s in _moments("--remove", arguments.remove, len(specs))
+        ),
+        additions=tuple(
+            Addition(spec=spec, at_s=at_s)
+            for pool, at_s in map(_addition, arguments.add)
+            for spec in replicas(parse_pools(pool, is_whole=False))
+        ),
     )
     first = arguments.seed
 
@@ -129,15 +139,26 @@ def _policies(arguments: argparse.Namespace) -> list[str]:
     return [name.strip() for name in names]
 
 
-def _failure(text: str, instances: int) -> Failure:
-    slot, _, at = text.partition("@")
+def _moments(option: str, texts: Sequence[str], instances: int) -> list[tuple[int, float]]:
+    """`0@30` as (instance, seconds)."""
+    moments = []
+    for text in texts:
+        slot, _, at = text.partition("@")
+        try:
+            moments.append((int(slot), float(at)))
+        except ValueError as error:
+            raise ConfigError(f"{option}: '{text}' is no N@S, as in 0@30") from error
+        if not 0 <= moments[-1][0] < instances:
+            raise ConfigError(f"{option}: there is no instance {slot}; they are 0 to {instances - 1}")
+    return moments
+
+
+def _addition(text: str) -> tuple[str, float]:
+    pool, _, at = text.rpartition("@")
     try:
-        failure = Failure(slot=int(slot), at_s=float(at))
+        return pool, float(at)
     except ValueError as error:
-        raise ConfigError(f"--fail: '{text}' is no N@S, as in 0@30") from error
-    if not 0 <= failure.slot < instances:
-        raise ConfigError(f"--fail: there is no instance {failure.slot}; they are 0 to {instances - 1}")
-    return failure
+        raise ConfigError(f"--add: '{text}' is no POOL@S, as in H100:2d@60") from error
 
 
 def _replay(study: Study, policy: str, arguments: argparse.Namespace, seeds: int, console: Console) -> ReportRun:

@@ -170,6 +170,21 @@ class FleetRun:
                 self.at(first_s + offset_s, partial(self._heartbeat, instance))
         for failure in self._options.failures:
             self._moves.fail_at(failure)
+        for removal in self._options.removals:
+            self._moves.remove_at(removal)
+        for addition in self._options.additions:
+            self.at(addition.at_s, partial(self._ask_for, addition.spec))
+
+    def _ask_for(self, spec: InstanceSpec, now_s: float) -> None:
+        """A new replica starts cold."""
+        instance = self.add_instance(spec)
+        instance.paid_from_s = now_s
+        self.view.set_ready(instance, is_ready=False)
+
+        def ready(_time_s: float) -> None:
+            self.view.set_ready(instance, is_ready=True)
+
+        self.at(now_s + spec.start_s, ready)
 
     def _tend(self, now_s: float) -> None:
         self._moves.tend(now_s)

@@ -49,6 +49,8 @@ class Instance:
         self.is_running = False
         self.ends_s = NEVER  # of the planned steps
         self.busy_s = 0.0
+        self.paid_from_s = 0.0
+        self.paid_until_s = NEVER  # NEVER: to the end of the run
         self.decoded_tokens = 0
         self.preemptions = 0
         self.step = 0  # decode steps done
@@ -67,6 +69,10 @@ class Instance:
     def running(self) -> int:
         """Sequences in the batch, prefilling ones included."""
         return len(self.batch) + self.prefills.running + len(self.parked)
+
+    def paid_s(self, ended_s: float) -> float:
+        """For how much of a run that ends at `ended_s` it is paid."""
+        return max(0.0, min(self.paid_until_s, ended_s) - self.paid_from_s)
 
     @property
     def step_now_s(self) -> float:

@@ -17,7 +17,7 @@ from sluice.simulator.fleet_view import FleetView
 from sluice.simulator.handoffs import Stage
 from sluice.simulator.instance import Instance
 from sluice.simulator.links import Links
-from sluice.simulator.run_options import Failure, RunOptions
+from sluice.simulator.run_options import Failure, Removal, RunOptions
 from sluice.simulator.sequence import BlockTable, SimSequence
 
 MOVES_PER_LOOK_MAX: Final = 256
@@ -142,6 +142,23 @@ class Moves:
             self._stage.at(now_s + failure.back_after_s, back)
 
         self._stage.at(failure.at_s, fail)
+
+    def remove_at(self, removal: Removal) -> None:
+        """Drain an instance for good."""
+        instance = self._stage.instances[removal.slot]
+
+        def look(now_s: float) -> None:
+            if instance.is_empty:
+                instance.paid_until_s = now_s
+            else:
+                self._stage.at(now_s + LOOK_AGAIN_S, look)
+
+        def drain(now_s: float) -> None:
+            self._stage.view.set_ready(instance, is_ready=False)
+            self._stage.place_again(instance.prefills.withdraw_waiting(), now_s)
+            look(now_s)
+
+        self._stage.at(removal.at_s, drain)
 
     # ---- migration
 

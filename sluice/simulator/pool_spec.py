@@ -47,8 +47,8 @@ class EngineSettings:
     is_ahead: bool = False
 
 
-def parse_pools(text: str) -> list[PoolCount]:
-    """The pools in `text`. Raises ConfigError naming the part that is wrong."""
+def parse_pools(text: str, *, is_whole: bool = True) -> list[PoolCount]:
+    """The pools in `text`; a whole fleet can do both phases. Raises ConfigError naming the part that is wrong."""
     pools: list[PoolCount] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         found = _POOL.fullmatch(part)
@@ -63,7 +63,7 @@ def parse_pools(text: str) -> list[PoolCount]:
     if not 0 < total <= REPLICAS_MAX:
         raise ConfigError(f"--pools: has {total} replicas; give 1 to {REPLICAS_MAX}")
     roles = {pool.role for pool in pools}
-    if Role.MIXED not in roles and len(roles) == 1:
+    if is_whole and Role.MIXED not in roles and len(roles) == 1:
         lacking = "decode" if Role.PREFILL in roles else "prefill"
         raise ConfigError(f"--pools: nobody can {lacking}; add replicas with {lacking[0]} or m")
     return pools

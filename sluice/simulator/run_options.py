@@ -6,6 +6,7 @@ Facts only. Next: `fleet_run.py`.
 from dataclasses import dataclass, field
 
 from sluice.domain.slo import STANDARD, SloClass
+from sluice.simulator.instance_spec import InstanceSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,22 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Addition:
+    """A replica is asked for at a moment, paid for from then on, and ready after its cold start (`spec.start_s`)."""
+
+    spec: InstanceSpec
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removal:
+    """A replica drains from a moment on, and is paid for until it is empty."""
+
+    slot: int
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """How a run behaves."""
 
@@ -39,3 +56,5 @@ class RunOptions:
     is_overlapped: bool = True  # KV leaves layer group by layer group while the prompt is computed
     flip_s: float = 1.0  # from empty to ready in another role
     failures: tuple[Failure, ...] = ()
+    additions: tuple[Addition, ...] = ()
+    removals: tuple[Removal, ...] = ()

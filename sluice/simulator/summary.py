@@ -97,7 +97,8 @@ def summarise(result: RunResult, goals: Sequence[Goal] = ALL_GOALS) -> Summary:
     tpot_s = outcome.tpot_s[outcome.is_finished]
     tpot_s = tpot_s[~np.isnan(tpot_s)]
     price_per_h = sum(instance.spec.price_per_h for instance in result.instances)
-    dollars = price_per_h / HOUR_S * max(result.ended_s, workload.duration_s)
+    ended_s = max(result.ended_s, workload.duration_s)
+    dollars = sum(one.spec.price_per_h / HOUR_S * one.paid_s(ended_s) for one in result.instances)
     prompt_tokens = int(workload.prompt_tokens[outcome.is_finished].sum())
     return Summary(
         requests=len(outcome),

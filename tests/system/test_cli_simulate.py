@@ -24,7 +24,7 @@ def test_the_same_seed_gives_the_same_figures(capsys: pytest.CaptureFixture[str]
 
 def test_policies_are_compared_and_reported_in_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "report.html"
-    words = ["--pools", "L4:3m", "--compare", "joint,round_robin", "--rates", "2,8", "--report", str(page)]
+    words = ["--pools", "H100:3m", "--compare", "joint,round_robin", "--rates", "2,8", "--report", str(page)]
     assert main([*SMALL, *words]) == 0
     printed = capsys.readouterr().out
     assert "joint - round_robin:" in printed

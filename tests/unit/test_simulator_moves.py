@@ -11,7 +11,7 @@ from sluice.domain.role import Role
 from sluice.policy.fleet_table import FleetTable
 from sluice.policy.policy import Flip, Move, Running
 from sluice.simulator.fleet_run import FleetRun, RunResult
-from sluice.simulator.run_options import Failure, RunOptions
+from sluice.simulator.run_options import Addition, Failure, Removal, RunOptions
 
 SEEDS_PER_TEST = 20
 
@@ -96,3 +96,22 @@ def test_a_failed_instance_is_empty_and_its_requests_go_on_elsewhere() -> None:
     check_all_served(result)
     assert (result.outcome.decode_slot == 1).all()
     assert result.outcome.worst_gap_s.max() > 0.015, "the lost request was prefilled again"
+
+
+def test_a_new_replica_is_paid_from_the_asking_and_serves_after_its_cold_start() -> None:
+    trace = workload([(0.1 * n, 100, 20) for n in range(60)])
+    options = RunOptions(tend_every_s=0.0, additions=(Addition(spec=spec(start_s=2.0), at_s=1.0),))
+    result = FleetRun(specs=[spec()], workload=trace, policy=Turns(), options=options).run()
+    check_all_served(result)
+    served = trace.arrival_s[result.outcome.decode_slot == 1]
+    assert 3.0 <= served.min() <= 3.2
+    assert result.instances[1].paid_s(result.ended_s) == pytest.approx(result.ended_s - 1.0)
+
+
+def test_a_removed_replica_finishes_what_it_has_and_is_paid_until_then() -> None:
+    trace = workload([(0.1 * n, 100, 100) for n in range(60)])
+    options = RunOptions(tend_every_s=0.0, removals=(Removal(slot=0, at_s=2.0),))
+    result = FleetRun(specs=[spec(), spec()], workload=trace, policy=Turns(), options=options).run()
+    check_all_served(result)
+    assert trace.arrival_s[result.outcome.decode_slot == 0].max() < 2.0
+    assert 2.0 < result.instances[0].paid_s(result.ended_s) < 3.5
