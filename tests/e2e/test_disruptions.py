@@ -40,7 +40,9 @@ async def test_a_pool_scales_up_and_down_under_load(site: Site, demo: Document, 
 
 async def test_a_rolling_update_loses_no_request(site: Site, demo: Document, streams: Streams) -> None:
     async with streams("rolling update of all workers"):
-        change = {"spec": {"pools": {name: {"engine": {"stepTokensMax": 384}} for name in ("prefill", "decode")}}}
+        found = await site.apart(site.api.get, site.service_path("demo"))
+        tokens = 300 + found["metadata"]["generation"]  # never what it was: workers must be made anew
+        change = {"spec": {"pools": {name: {"engine": {"stepTokensMax": tokens}} for name in ("prefill", "decode")}}}
         await site.apart(site.api.merge, site.service_path("demo"), change)
         await site.apart(site.wait_settled, "demo")
 
