@@ -54,7 +54,7 @@ class Operator:
         self._cluster = ApiCluster(lambda: connection(credentials()))
         self._routers = RouterCalls()
         self._nodes: dict[str, NodeView] = {}
-        self._services: set[Ref] = set()
+        self._services: dict[Ref, int] = {}  # the generation of each spec that was last heard of
         clock = SystemClock()
         self._clock = clock
         self._queue = WorkQueue(
@@ -102,8 +102,14 @@ class Operator:
     def service_changed(self, body: LiveObject, *, is_gone: bool) -> None:
         """A ModelService was made, changed or deleted."""
         ref = Ref(Kind.MODEL_SERVICE, body["metadata"]["namespace"], body["metadata"]["name"])
-        (self._services.discard if is_gone else self._services.add)(ref)
-        self._queue.ask(ref)
+        generation = body["metadata"].get("generation", 0)
+        if is_gone:
+            self._services.pop(ref, None)
+        elif self._services.get(ref) == generation:
+            return  # its status has changed, by our own hand
+        else:
+            self._services[ref] = generation
+        self._queue.ask_first(ref)
 
     def child_changed(self, body: LiveObject) -> None:
         """Something that belongs to a ModelService has changed."""

@@ -87,6 +87,11 @@ class WorkQueue:
         self._schedule.ask(ref, at_s=self._clock.now_s() + after_s)
         self._changed.set()
 
+    def ask_first(self, ref: Ref) -> None:
+        """Somebody waits for it: before everyone who is only due again."""
+        self._schedule.ask(ref, at_s=float("-inf"))
+        self._changed.set()
+
     async def run(self) -> None:
         """Look at whoever is due, until cancelled; looks under way are cancelled too."""
         try:

@@ -42,6 +42,15 @@ def test_a_service_that_is_being_looked_at_waits_and_others_do_not() -> None:
     assert schedule.take(now_s=5.0, busy=set()) == A
 
 
+def test_who_is_waited_for_comes_before_everyone_who_is_overdue() -> None:
+    schedule = Schedule()
+    schedule.ask(A, at_s=1.0)
+    schedule.ask(B, at_s=2.0)
+    schedule.ask(B, at_s=float("-inf"))
+    assert schedule.take(now_s=5.0, busy=set()) == B
+    assert schedule.take(now_s=5.0, busy=set()) == A
+
+
 def test_pauses_after_failures_double_up_to_the_limit() -> None:
     schedule = Schedule()
     assert [schedule.retry_s(A, retry_s_max=3.0) for _ in range(4)] == [0.5, 1.0, 2.0, 3.0]
