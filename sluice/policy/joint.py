@@ -76,7 +76,8 @@ class Joint:
         late, slow = worth.late[prefill], worth.slow[decode]
         # Misses of one request count once: what is late anyway cannot be missed again by being slow.
         total = prompt[prefill] + output[decode] + link - np.minimum(late * slow, late)
-        total += latency * worth.ahead[prefill] * worth.beside[decode]
+        # A prompt slows those that decode beside it, so its worker's sequences count as well.
+        total += latency * worth.ahead[prefill] * np.maximum(worth.beside[prefill], worth.beside[decode])
         # A worker that is there to decode computes a prompt itself where that is less than a handoff costs.
         is_off_role = fleet.role_bits[prefill] & PREFILL_BIT == 0
         per_token = self._weights.latency * HANDOFF_S / (ask.slo.tpot_s * max(1, self._split_tokens_min))
@@ -158,7 +159,7 @@ def _candidate(
         tpot_s=worth.tpot_s.item(decode),
         cost=cost,
         terms={
-            "latency": latency * worth.ahead.item(prefill) * worth.beside.item(decode),
+            "latency": latency * worth.ahead.item(prefill) * max(worth.beside.item(prefill), worth.beside.item(decode)),
             "late": worth.late.item(prefill),
             "slow": worth.slow.item(decode),
             "harm": worth.prompt_harm.item(prefill) + worth.output_harm.item(decode),
@@ -187,7 +188,8 @@ def _pairs(ask: Ask, found: Fit, worth: Worth, latency: float) -> tuple[IntColum
     if not len(found.prefill):
         return alone, alone
     # Each phase beside a middling other one.
-    prefill = _best(found.prefill, prompt + (latency * float(worth.beside[found.decode].mean())) * worth.ahead)
+    beside = np.maximum(worth.beside, float(worth.beside[found.decode].mean()))
+    prefill = _best(found.prefill, prompt + latency * worth.ahead * beside)
     decode = _best(found.decode, output + (latency * float(worth.ahead[found.prefill].mean())) * worth.beside)
     return (
         np.concatenate([alone, prefill.repeat(len(decode))]),

@@ -23,8 +23,11 @@ HALF_LOGISTIC: Final = 0.851
 """0.5 + 0.5 tanh(0.851 z) is the normal distribution within 0.01."""
 
 Matrix = npt.NDArray[np.float64]
-SHARE_MAX: Final = 0.9
+SHARE_MAX: Final = 0.5
 """A worker is never taken to spend more of its time on prompts."""
+
+USUAL_BATCH: Final = 32.0
+"""Sequences in the step that stands for how fast a GPU decodes."""
 
 MEMORY_MARGIN: Final = 0.1
 """The last tenth of a KV pool is worth having: running sequences grow."""
@@ -34,9 +37,9 @@ MEMORY_MARGIN: Final = 0.1
 class Weights:
     """How much everything counts that is not a miss."""
 
-    latency: float = 0.1  # of the prompts before it, in TTFTs, times the sequences beside it, in TPOTs
+    latency: float = 10.0  # of the prompts before it, in TTFTs, times the sequences beside it, in TPOTs
     price: float = 0.01  # of the objective's time at the fleet's mean price
-    memory: float = 0.5  # of filling the last tenth of a KV pool
+    memory: float = 10.0  # of filling the last tenth of a KV pool
     stall: float = 0.002  # of one chunk longer than two TPOTs, for each sequence that waits for it
 
 
@@ -46,8 +49,8 @@ class Worth(NamedTuple):
     ttft_s: FloatColumn  # predicted, from now
     tpot_s: FloatColumn
     work_s: FloatColumn  # what the prompt adds to the worker's queue
-    ahead: FloatColumn  # time to the first token, in TTFTs
-    beside: FloatColumn  # sequences there times their step, in TPOTs
+    ahead: FloatColumn  # prompts to compute there, this one's last, in TTFTs of this GPU
+    beside: FloatColumn  # sequences there, in TPOTs of this GPU
     late: FloatColumn  # cost of a late first token, of this one only
     slow: FloatColumn  # of slow tokens, of this one only
     prompt_harm: FloatColumn  # to those that decode where the prompt is computed
@@ -99,8 +102,8 @@ def weigh(ask: Ask, fleet: FleetTable, cached: FloatColumn, prompt_share: FloatC
         ttft_s=ttft_s,
         tpot_s=after_s,
         work_s=work_s,
-        ahead=ttft_s * (1.0 / slo.ttft_s),
-        beside=(seen.sequences + 1.0) * after_s * (1.0 / slo.tpot_s),
+        ahead=(seen.queued_tokens + seen.tokens) * (1.0 / slo.ttft_s * seen.token_s),
+        beside=(seen.sequences + 1.0) * (1.0 / slo.tpot_s * (seen.base_s + USUAL_BATCH * own_step_s)),
         late=miss * missed_first,
         slow=miss * missed + (miss / slo.ttft_s) * batch_wait_s,
         prompt_harm=seen.decoding * (miss * (missed_stalled - missed_before) + stall),
@@ -133,6 +136,7 @@ class _Seen:
         "room",
         "sequences",
         "step_s",
+        "token_s",
         "tokens",
     )
 
@@ -153,7 +157,8 @@ class _Seen:
         self.room = np.maximum(1.0, step_tokens - self.decoding)
         self.tokens = ask.prompt_tokens - cached
         mean_context = 0.5 * (cached + (ask.prompt_tokens + 1.0))
-        self.prompt_s = self.tokens * (self.prefill_token_s + mean_context * pair_s)
+        self.token_s = self.prefill_token_s + mean_context * pair_s
+        self.prompt_s = self.tokens * self.token_s
         self.queue_s = self.queued_tokens * self.prefill_token_s + queued_pairs * pair_s
 
 

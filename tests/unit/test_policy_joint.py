@@ -88,7 +88,7 @@ def test_prompts_go_to_the_gpu_that_is_cheap_for_prompts_and_outputs_to_the_othe
         replace(ASK, prompt_tokens=6000, output_tokens_expected=400.0),
         fleet_of((M, FAST), (M, {}), kv_token_bytes=1),
     )
-    thrifty = Joint(Weights(price=1.0)).place(ask, fleet, {}, now_s=0.0)
+    thrifty = Joint(Weights(price=100.0)).place(ask, fleet, {}, now_s=0.0)
     assert isinstance(thrifty, Placed)
     assert (thrifty.prefill, thrifty.decode) == (0, 1)
     hasty = Joint(Weights(price=0.0)).place(ask, fleet, {}, now_s=0.0)

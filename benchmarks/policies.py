@@ -1,0 +1,96 @@
+"""Every policy on the same fleets and requests: goodput, counted in requests that meet every objective.
+
+TTFT, mean TPOT, every token's own deadline and the P99 gap must all hold; a refused request is a miss; one roofline
+profile per GPU class for all policies; transfers are charged. All policies see the same draws; the interval is of the
+difference to Sluice's own policy, seed by seed (Student's t, 95 %).
+
+    SLUICE_DATA=../shared/data python benchmarks/policies.py [--seeds 3] [--requests 800] [--only NAME]
+"""
+
+import argparse
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from sluice.capacity.model_shape import shape_of
+from sluice.cli.objectives import parse_objective
+from sluice.policy.registry import make_policy
+from sluice.simulator.comparison import interval, paired
+from sluice.simulator.pool_spec import EngineSettings, make_specs, parse_pools
+from sluice.simulator.run_options import RunOptions
+from sluice.simulator.step_source import StepSource
+from sluice.simulator.study import Study
+from sluice.simulator.summary import ALL_GOALS
+from sluice.simulator.traces.source import read_trace
+from sluice.simulator.workload import Workload
+
+DATA = Path(os.environ.get("SLUICE_DATA", "../shared/data"))
+AZURE = "azure/AzureLLMInferenceTrace_conv.csv"
+MOONCAKE = "mooncake/conversation_trace.jsonl"
+SHAREGPT = "sharegpt-lens/sharegpt_V3_format_lens.csv"
+POLICIES = ("lmetric", "least_load", "dynamo", "prefix_aware", "llm_d", "polyserve", "xllm", "llumnix", "round_robin")
+
+
+class Case(NamedTuple):
+    """One comparison: near what the fleet can carry, where policies differ."""
+
+    trace: str
+    pools: str
+    rate: float
+    slo: str
+
+
+CASES = {
+    "azure, 4 H100 colocated": Case(AZURE, "H100:4m", 95.0, "ttft=1,tpot=0.03,itl=0.06"),
+    "mooncake, 4 H100 colocated": Case(MOONCAKE, "H100:4m", 6.0, "ttft=5,tpot=0.03,itl=0.06"),
+    "sharegpt, 4 H100 colocated": Case(SHAREGPT, "H100:4m", 280.0, "ttft=1,tpot=0.03,itl=0.06"),
+    "azure, 1 prefill 3 decode H100": Case(AZURE, "H100:1p+3d", 50.0, "ttft=1,tpot=0.03,itl=0.06"),
+    "azure, 2 H100 4 A100 colocated": Case(AZURE, "H100:2m,A100:4m", 85.0, "ttft=1,tpot=0.04,itl=0.08"),
+}
+
+
+def study(case: Case, requests: int) -> Study:
+    specs = make_specs(
+        parse_pools(case.pools),
+        shape=shape_of("Llama-3.1-8B"),
+        source=StepSource([]),
+        settings=EngineSettings(step_tokens_max=512),
+    )
+
+    def workload(seed: int) -> Workload:
+        trace = read_trace(str(DATA / case.trace), rate=case.rate, seed=seed, requests_max=requests)
+        return trace.resampled(seed)
+
+    options = RunOptions(objective=parse_objective(case.slo))
+    return Study(specs=specs, workload=workload, policy=make_policy, options=options, goals=ALL_GOALS)
+
+
+def compare(name: str, case: Case, *, seeds: int, requests: int) -> None:
+    question = study(case, requests)
+    print(f"{name}: {case.rate:g} requests/s, {case.slo}")
+    ours: list[float] = []
+    for policy in ("joint", *POLICIES):
+        runs = [question.summary(policy, seed=seed) for seed in range(seeds)]
+        goodput = [run.goodput for run in runs]
+        ours = ours or goodput
+        per_dollar = interval([3600.0 * run.goodput / run.price_per_h for run in runs])
+        share = interval([run.attained_all for run in runs]).mean
+        lead = "" if policy == "joint" else f"   joint leads by {paired(ours, goodput)}"
+        print(
+            f"  {policy:13} {share:6.1%}  {interval(goodput)} /s  {per_dollar.mean:8.0f} per dollar{lead}", flush=True
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=800)
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    arguments = parser.parse_args()
+    for name, case in CASES.items():
+        if arguments.only in name:
+            compare(name, case, seeds=arguments.seeds, requests=arguments.requests)
+
+
+if __name__ == "__main__":
+    main()
