@@ -2,8 +2,8 @@
 
 For all rows of the fleet: how likely the objectives are missed if the prompt is computed, or the output
 decoded, there; what that does to the sequences that decode there already; memory, and the price of
-the seconds used. Costs are in missed requests of weight 1: a certain miss of a class with
-`miss_cost` 1 costs 1, and everything else is weighed against that. Decides nothing. Pure.
+the seconds used. A certain miss of a class with `miss_cost` 1 costs 1; the weights of everything else were
+found by replaying traces (docs/benchmarks.md). Decides nothing. Pure.
 Next: `joint.py`.
 """
 
