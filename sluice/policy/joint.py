@@ -10,7 +10,7 @@ workers of each phase are paired, not all: a thousand workers cost little more t
 
 A worker's share of time spent on prompts is remembered from what was placed there: decoding beside many
 prompts is slow, which is how roles emerge among mixed workers. Reads no clock: `now_s` is given.
-Next: `worth.py`; `tending.py` for what moves while nothing arrives.
+Next: `worth.py`.
 """
 
 import math
@@ -119,7 +119,7 @@ class Joint:
         )
 
     def tend(self, fleet: FleetTable, running: Sequence[Running], *, now_s: float) -> Sequence[Move | Flip]:
-        """Nothing yet."""
+        """Nothing moves: drains and operators do that."""
         return ()
 
     def _shares(self, fleet: FleetTable, now_s: float) -> FloatColumn:
