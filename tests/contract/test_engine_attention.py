@@ -78,6 +78,7 @@ class Case:
                 arrival=index,
                 hold=False,
                 block_tokens=block_tokens,
+                embeddings={},
             )
             sequence.blocks = [free.pop() for _ in range(self.geometry.blocks_for(first + count))]
             self.works.append(Work(sequence, first, first + count))

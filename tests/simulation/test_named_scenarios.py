@@ -264,6 +264,7 @@ def test_12_workers_whose_layouts_do_not_fit_refuse_each_other() -> None:
         for number in range(4):
             world.ask(scenario.request(world, f"c{number}"))
         (router,) = world.routers.values()
+        await asyncio.sleep(2.0)  # a heartbeat after it was told who its peers are
         beats = {member.name: member.load for member in router.dispatcher.fleet}
         assert beats["odd"].unready == ("no prefill worker has reached this worker (p0)",)
         problems = {link.peer: link.problem for link in beats["p0"].links}
