@@ -41,7 +41,8 @@ def test_a_service_survives_any_history(events: list[tuple[str, int]], flips: bo
                 trial.world.cluster.crash_after_writes = number
             case "cordon":
                 trial.world.cordon("n1")
-                trial.world.places = PLACES + 2 * surge + 2  # another node: a full cluster could not replace what is on n1
+                # Another node comes: a full cluster could not replace what stands on n1.
+                trial.world.places = PLACES + 2 * surge + 2
                 trial.nodes["n1"] = NodeView(is_cordoned=True)
             case "requests":
                 for worker in trial.world.workers.values():
