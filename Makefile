@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help init demo test sim e2e cluster check format proto chaos gpu bench clean
+.PHONY: help init demo test alone sim e2e cluster check format proto chaos gpu bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -22,7 +22,10 @@ demo: $(STAMP) ## Start a router, prefill and decode workers; send requests; sho
 	$(PY) -m sluice.cli.main demo
 
 test: $(STAMP) ## Run every test that needs no GPU
-	$(PY) -m pytest tests --ignore=tests/gpu --ignore=tests/e2e
+	$(PY) -m pytest tests --ignore=tests/gpu --ignore=tests/e2e -m "not alone"
+
+alone: $(STAMP) ## Run the tests that want the machine to themselves: random faults, cut links between network namespaces
+	$(PY) -m pytest tests/system -m alone
 
 SEED ?= 0
 RUNS ?= 1000

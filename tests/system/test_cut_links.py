@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from real_processes import wait_until
 from separate_hosts import SeparateHosts, why_not
 
-pytestmark = [pytest.mark.system, pytest.mark.skipif(bool(why_not()), reason=why_not() or "can")]
+pytestmark = [pytest.mark.system, pytest.mark.alone, pytest.mark.skipif(bool(why_not()), reason=why_not() or "can")]
 
 WORKERS = (("prefill", "prefill"), ("decode-0", "decode"), ("decode-1", "decode"))
 CLIENTS = 4
