@@ -185,13 +185,6 @@ class ReservationRefusedError(SluiceError):
     retryable = True
 
 
-class LeaseLostError(SluiceError):
-    """A lease expired or was released before the work under it was done."""
-
-    code = Code.FAILED_PRECONDITION
-    retryable = True
-
-
 class TransferError(SluiceError):
     """A transport could not move bytes; the peer or the link is at fault."""
 

@@ -5,7 +5,6 @@ reading the weights, a term per prefill token, per query-key pair, per decode, p
 Pure. Next: `step_model.py` for the question it answers.
 """
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,12 +20,6 @@ class Estimate(NamedTuple):
     def quantile_s(self, z: float) -> float:
         """The value `z` standard deviations above the mean, never negative."""
         return max(0.0, self.mean_s + z * self.sd_s)
-
-    def miss_probability(self, limit_s: float) -> float:
-        """How likely the duration exceeds `limit_s`, taking errors as normal."""
-        if self.sd_s <= 0.0:
-            return float(self.mean_s > limit_s)
-        return 0.5 * math.erfc((limit_s - self.mean_s) / (self.sd_s * math.sqrt(2.0)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

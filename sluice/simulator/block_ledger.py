@@ -29,11 +29,6 @@ class BlockLedger:
         """Blocks that take() could hand out."""
         return self.free + len(self._idle) * self.unit_blocks
 
-    @property
-    def cached_units(self) -> int:
-        """Hash ids that can be hit."""
-        return len(self._references)
-
     def find(self, ids: Sequence[int]) -> int:
         """How many leading ids are cached."""
         references = self._references

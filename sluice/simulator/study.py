@@ -5,7 +5,7 @@ Next: `fleet_run.py` for one run, `summary.py` for its figures.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from sluice.policy.policy import Policy
@@ -50,7 +50,3 @@ class Study:
             return self.summary(policy, seed=seed, rate=rate).attained_all
 
         return highest_rate(attained, share=share, low=low, high=high, step=RATE_STEP)
-
-    def with_specs(self, specs: Sequence[InstanceSpec]) -> "Study":
-        """The same question to another fleet."""
-        return replace(self, specs=specs)

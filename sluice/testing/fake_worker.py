@@ -96,11 +96,6 @@ class FakeWorker:
         """Queue a message to the router."""
         self._outgoing.put_nowait(message)
 
-    def set_lifecycle(self, lifecycle: Lifecycle) -> None:
-        """Change state and tell the router at once."""
-        self._lifecycle = lifecycle
-        self.beat()
-
     def beat(self) -> None:
         """Send a heartbeat."""
         load = WorkerLoad(lifecycle=self._lifecycle, running_sequences=len(self.running), free_blocks=BLOCKS)

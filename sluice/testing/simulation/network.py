@@ -116,10 +116,6 @@ class Network:
 
     # ---------------------------------------------------------------- messages
 
-    def is_cut(self, source: Process, target: Process) -> bool:
-        """Whether nothing passes this way now."""
-        return self._cut_until_s.get((source.name, target.name), 0.0) > self.loop.time()
-
     def arrival_s(self, source: Process, target: Process) -> float:
         """When something sent now arrives; later than every cut."""
         weather, rng = self.weather, self.rng
