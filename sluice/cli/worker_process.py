@@ -85,7 +85,6 @@ class WorkerProcess:
             metrics=metrics,
             transfers=count(1),
             pushes=count(1),
-            open_transfers=self._open_transfers,
         )
         self._handoffs = HandoffTable(around)
         self._migrations = MigrationTable(around)

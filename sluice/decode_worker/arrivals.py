@@ -39,7 +39,7 @@ V = TypeVar("V")
 Key = tuple[BootId, int]  # the sender's incarnation and its transfer number
 REAP_EVERY_S: Final = 0.5
 SENDER_SAYS_DONE: Final = frozenset({ReceiverEvent.COMMITTED, ReceiverEvent.PARKED, ReceiverEvent.SENDER_STOPPED})
-REMEMBERED_MAX: Final = 4096  # senders' geometries, and commits already answered
+REMEMBERED_MAX: Final = 16_384  # senders' geometries, and transfers that have ended
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,7 +88,7 @@ class ArrivalTable:
         self._arrivals: dict[Key, Arrival] = {}
         self._being_held: dict[SequenceId, tuple[Key, asyncio.Event]] = {}
         self._senders: OrderedDict[BootId, KvGeometry] = OrderedDict()
-        self._committed: OrderedDict[Key, None] = OrderedDict()
+        self._ended: OrderedDict[Key, bool] = OrderedDict()  # and whether they were attached
 
     @property
     def leases(self) -> int:
@@ -112,7 +112,7 @@ class ArrivalTable:
         if isinstance(verdict, Incompatible):
             log.warning("%s cannot send KV here: %s", hello.worker, verdict)
             return
-        remember(self._senders, BootId(hello.boot), geometry)
+        remember(self._senders, BootId(hello.boot), value=geometry)
 
     # ---------------------------------------------------------------- what the router's grants mean
 
@@ -133,17 +133,15 @@ class ArrivalTable:
     # ---------------------------------------------------------------- what senders ask
 
     async def reserve(self, request: pb.ReserveRequest) -> pb.ReserveReply:
+        """The answer to a Reserve, however often and however late the network delivers it."""
         key = (BootId(request.from_boot), request.transfer)
-        await self._let_go_of_ended(request)
         for held_key, is_answered in list(self._being_held.values()):
             if held_key == key:  # the same message twice: one answer serves both
                 await is_answered.wait()
         try:
-            if key not in self._arrivals:
-                await self.supersede(SequenceId(request.sequence), Epoch(request.epoch))
-            source = self._admissible(request)
-            arrival = self._arrivals.get(key) or await self._hold(key, request, source)
+            arrival = self._arrivals.get(key) or await self._hold(key, request)
         except SluiceError as error:
+            self._note_end(key)
             return pb.ReserveReply(granted=False, refusal=str(error))
         return pb.ReserveReply(
             granted=True,
@@ -153,22 +151,9 @@ class ArrivalTable:
             lease_s=self._lease_s,
         )
 
-    async def _let_go_of_ended(self, request: pb.ReserveRequest) -> None:
-        """Free what earlier transfers of this sender left in quarantine, if they have ended there.
-
-        A reservation may have been made by a message that came after the sender's farewell; where
-        writes are one-sided only the sender knows that nothing of it writes. Transfers are numbered
-        in order and never begin again, so an old list is as good as a new one.
-        """
-        still_open = set(request.open_transfers)
-        for arrival in self.quarantined:
-            boot, transfer = arrival.key
-            if boot == request.from_boot and transfer < request.transfer and transfer not in still_open:
-                await self._feed(arrival, ReceiverEvent.SENDER_STOPPED)
-
     async def commit(self, request: pb.CommitRequest) -> pb.CommitReply:
         key = (BootId(request.from_boot), request.transfer)
-        if key in self._committed:
+        if self._ended.get(key):
             return pb.CommitReply(attached=True)  # the same message twice
         arrival = self._arrivals.get(key)
         if arrival is None or arrival.is_committing:
@@ -216,9 +201,11 @@ class ArrivalTable:
                 await self._feed(arrival, ReceiverEvent.CANCELLED)
 
     async def abandon(self, request: pb.AbandonRequest) -> pb.AbandonReply:
-        arrival = self._arrivals.get((BootId(request.from_boot), request.transfer))
-        if arrival is not None and not arrival.is_committing:
-            has_stopped = request.writes_stopped
+        key = (BootId(request.from_boot), request.transfer)
+        arrival, has_stopped = self._arrivals.get(key), request.writes_stopped
+        if arrival is None and has_stopped:
+            self._note_end(key)
+        elif arrival is not None and not arrival.is_committing:
             await self._feed(arrival, ReceiverEvent.SENDER_STOPPED if has_stopped else ReceiverEvent.SENDER_GAVE_UP)
         return pb.AbandonReply()
 
@@ -256,6 +243,8 @@ class ArrivalTable:
 
     def _admissible(self, request: pb.ReserveRequest) -> KvGeometry:
         """The sender's geometry. Raises ReservationRefusedError with the reason."""
+        if (BootId(request.from_boot), request.transfer) in self._ended:
+            raise ReservationRefusedError("this transfer has ended: a new one has a new number")
         if request.to_boot != self._shell.info.boot:
             raise ReservationRefusedError("this worker has restarted since it was chosen")
         if not self._shell.standing.admits_work:
@@ -267,13 +256,20 @@ class ArrivalTable:
         epoch = self._shell.epoch_of(sequence)
         if epoch is not None and epoch >= request.epoch:
             raise ReservationRefusedError(f"the sequence already lives here under epoch {epoch}")
-        key = (BootId(request.from_boot), request.transfer)
-        if key not in self._arrivals and self.expects(sequence):
+        if self.expects(sequence):
             raise ReservationRefusedError("another transfer of this sequence has not ended here yet")
         return source
 
-    async def _hold(self, key: Key, request: pb.ReserveRequest, source: KvGeometry) -> Arrival:
+    def _note_end(self, key: Key) -> None:
+        """Its number never begins again: a message of it that comes now is late, or a copy."""
+        if key not in self._ended:
+            remember(self._ended, key, value=False)
+
+    async def _hold(self, key: Key, request: pb.ReserveRequest) -> Arrival:
+        """Make the reservation. Raises SluiceError saying why not."""
         sequence = SequenceId(request.sequence)
+        await self.supersede(sequence, Epoch(request.epoch))
+        source = self._admissible(request)
         hashes = convert.hashes_from_wire(request.unit_hashes)
         tokens = request.tokens
         _, is_answered = self._being_held[sequence] = (key, asyncio.Event())
@@ -300,6 +296,8 @@ class ArrivalTable:
             is_canary=request.canary,
         )
         try:
+            if key in self._ended:
+                raise ReservationRefusedError("the sender gave the transfer up meanwhile")
             ranges = block_ranges(geometry, fresh)
             self._mover.allow(grant=arrival.grant, ranges=ranges, lease_s=self._lease_s)
             self._leases.grant(key, now_s=self._now_s())
@@ -342,7 +340,7 @@ class ArrivalTable:
             self._shell.disown(state.sequence)
             await self._shell.ask(lambda engine: engine.cancel_reservation(state.sequence))
             raise
-        remember(self._committed, arrival.key, None)
+        remember(self._ended, arrival.key, value=True)
 
     async def _answer_canary(self, arrival: Arrival, state: SequenceState) -> pb.CommitReply:
         """Our engine's next token over a peer's canary; nothing of it stays. Raises SluiceError."""
@@ -352,7 +350,7 @@ class ArrivalTable:
         await self._feed(arrival, ReceiverEvent.COMMITTED)
         token = await canary.go_on(state, computed=arrival.computed)
         self._shell.fabric.heard()
-        remember(self._committed, arrival.key, None)
+        remember(self._ended, arrival.key, value=True)
         return pb.CommitReply(attached=True, canary_token=token)
 
     async def _feed(self, arrival: Arrival, event: ReceiverEvent) -> None:
@@ -360,6 +358,7 @@ class ArrivalTable:
         effects = arrival.protocol.on(event)
         if arrival.protocol.has_ended:
             del self._arrivals[arrival.key]
+            self._note_end(arrival.key)
             self._shell.note_empty()
         for effect in effects:
             match effect:
@@ -380,7 +379,7 @@ class ArrivalTable:
                     assert_never(effect)
 
 
-def remember(memory: OrderedDict[K, V], key: K, value: V) -> None:
+def remember(memory: OrderedDict[K, V], key: K, *, value: V) -> None:
     """Add to a bounded memory; the oldest entry makes room."""
     memory[key] = value
     memory.move_to_end(key)

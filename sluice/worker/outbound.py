@@ -6,7 +6,7 @@ Next: `pushes.py`.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,7 +47,6 @@ class Surroundings:
     metrics: WorkerMetrics
     transfers: Iterator[int]
     pushes: Iterator[int]
-    open_transfers: Callable[[], Iterable["Outbound"]]  # of all kinds
 
     def suspect(self, boot: BootId) -> None:
         """Something that was sent to this peer failed."""
@@ -124,7 +123,6 @@ class Outbound:
             unit_hashes=convert.hashes_to_wire(wanted.unit_hashes),
             root=wanted.root,
             canary=wanted.is_canary,
-            open_transfers=[outbound.transfer for outbound in self._around.open_transfers()],
         )
         reply = await peer.stub.Reserve(request, timeout=self._reserve_s_max)
         if not reply.granted:

@@ -157,19 +157,6 @@ def test_08_lease_expires_at_a_slow_peer_and_its_bytes_land_late() -> None:
     assert scenario.whole(scenario.play(script, workers=workers, weather=weather, seed=3))
 
 
-def test_08_a_reservation_that_is_made_after_its_sender_has_said_farewell_is_freed() -> None:
-    """A Reserve that comes twice, and late: one-sided, nobody would ever say that nothing writes there."""
-
-    async def script(world: World) -> None:
-        p0, d0 = world.workers["p0"], world.workers["d0"]
-        late = pb.ReserveRequest(from_boot=p0.boot, to_boot=d0.boot, transfer=1, sequence=77, epoch=1, tokens=40)
-        assert (await d0.arrivals.reserve(late)).granted
-        await until(world, lambda: bool(d0.mover.quarantined_bytes))
-
-    workers = tuple(replace(plan, transfer=simulated(lease_s=2.0)) for plan in scenario.split(decode=1))
-    scenario.play(script, workers=workers, weather=Weather(is_one_sided=True))
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_09_clocks_half_a_minute_apart_and_ten_percent_off(seed: int) -> None:
     """Durations cross the wire, timestamps never: a two-second lease outlives any of this while it is renewed."""

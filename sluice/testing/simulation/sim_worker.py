@@ -119,7 +119,6 @@ class SimWorker:
             metrics=METRICS,
             transfers=count(1),
             pushes=count(1),
-            open_transfers=self._open_transfers,
         )
         self.handoffs = HandoffTable(surroundings)
         self.migrations = MigrationTable(surroundings)

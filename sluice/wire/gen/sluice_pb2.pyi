@@ -732,7 +732,7 @@ class KvGeometry(_message.Message):
     def __init__(self, layers: _Optional[int] = ..., group_layers: _Optional[int] = ..., heads: _Optional[int] = ..., head_dim: _Optional[int] = ..., block_tokens: _Optional[int] = ..., blocks: _Optional[int] = ..., dtype: _Optional[str] = ..., dtype_bytes: _Optional[int] = ..., rank: _Optional[int] = ..., ranks: _Optional[int] = ...) -> None: ...
 
 class ReserveRequest(_message.Message):
-    __slots__ = ("from_boot", "transfer", "sequence", "epoch", "tokens", "unit_hashes", "to_boot", "canary", "root", "open_transfers")
+    __slots__ = ("from_boot", "transfer", "sequence", "epoch", "tokens", "unit_hashes", "to_boot", "canary", "root")
     FROM_BOOT_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -742,7 +742,6 @@ class ReserveRequest(_message.Message):
     TO_BOOT_FIELD_NUMBER: _ClassVar[int]
     CANARY_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
-    OPEN_TRANSFERS_FIELD_NUMBER: _ClassVar[int]
     from_boot: str
     transfer: int
     sequence: int
@@ -752,8 +751,7 @@ class ReserveRequest(_message.Message):
     to_boot: str
     canary: bool
     root: bytes
-    open_transfers: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, from_boot: _Optional[str] = ..., transfer: _Optional[int] = ..., sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., tokens: _Optional[int] = ..., unit_hashes: _Optional[bytes] = ..., to_boot: _Optional[str] = ..., canary: _Optional[bool] = ..., root: _Optional[bytes] = ..., open_transfers: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, from_boot: _Optional[str] = ..., transfer: _Optional[int] = ..., sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., tokens: _Optional[int] = ..., unit_hashes: _Optional[bytes] = ..., to_boot: _Optional[str] = ..., canary: _Optional[bool] = ..., root: _Optional[bytes] = ...) -> None: ...
 
 class ReserveReply(_message.Message):
     __slots__ = ("granted", "refusal", "blocks", "cached_tokens", "grant", "lease_s")
