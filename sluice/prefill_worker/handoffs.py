@@ -84,8 +84,8 @@ class HandoffTable:
 
     def _on_done(self, outgoing: Outgoing, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._around.shell.note_empty()
         if self._outgoing.get(outgoing.state.sequence) is outgoing:
             del self._outgoing[outgoing.state.sequence]
+        self._around.shell.note_empty()  # after it is gone: this may be the last thing a draining worker waits for
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("handoff of sequence %d broke", outgoing.state.sequence, exc_info=error)
