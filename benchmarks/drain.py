@@ -151,7 +151,7 @@ def one_round(
     moved = streams_of(arguments, turn)
     drain = drained(fleet, channel, moved, full=full, empty=empty)
     order(channel, full, resume=True)
-    while not all(row.load.lifecycle == "ready" for row in fleet.workers()):
+    while not all(row.load.lifecycle == "ready" and not row.load.unready for row in fleet.workers()):
         time.sleep(0.01)
     assert [stream.tokens for stream in moved] == [stream.tokens for stream in alone], "answers differ"
     assert not drain.outcomes.keys() - {"migrated", "finished"}, f"not all moved: {drain.outcomes}"

@@ -97,7 +97,7 @@ def prompt_of(number: int) -> tuple[int, ...]:
 
 def names(fleet: LocalFleet) -> set[str]:
     """The ready workers, as the router knows them."""
-    return {row.info.worker for row in fleet.workers() if row.load.lifecycle == "ready"}
+    return {row.info.worker for row in fleet.workers() if row.load.lifecycle == "ready" and not row.load.unready}
 
 
 def wait(*, until: bool) -> bool:

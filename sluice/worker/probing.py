@@ -205,7 +205,10 @@ class Attempt:
         self._held: SequenceState | None = None
         self._is_given_up = False
         self._is_attached = False
-        self.outbound = Outbound(around, parent="", on_change=self._changed.set, reserve_s_max=RESERVE_S_MAX)
+        self.outbound = self._fresh_outbound()
+
+    def _fresh_outbound(self) -> Outbound:
+        return Outbound(self._around, parent="", on_change=self._changed.set, reserve_s_max=RESERVE_S_MAX)
 
     def give_up(self) -> None:
         """The worker stops."""
@@ -270,7 +273,7 @@ class Attempt:
         except ReservationRefusedError:
             if blocks == 1:
                 raise
-            wanted = replace(wanted, tokens=geometry.block_tokens)
+            wanted, self.outbound = replace(wanted, tokens=geometry.block_tokens), self._fresh_outbound()
             await self.outbound.reserve(target, wanted)
         return wanted.tokens
 

@@ -11,7 +11,7 @@ from sluice.engine.contract import StepReport
 from sluice.engine.engine import PagedEngine
 from sluice.testing.simulation import scenario
 from sluice.testing.simulation.scenario import until
-from sluice.testing.simulation.sim_worker import WorkerPlan
+from sluice.testing.simulation.sim_worker import WorkerPlan, simulated
 from sluice.testing.simulation.world import World
 from sluice.worker.canary import Canary
 from sluice.worker.probing import Prober
@@ -141,3 +141,15 @@ def test_a_worker_whose_engine_cannot_answer_is_not_ready(monkeypatch: pytest.Mo
         world.ask(scenario.request(world))
 
     assert scenario.whole(scenario.play(script, workers=scenario.split(), never_ready=frozenset({"d0"})))
+
+
+def test_a_peer_without_room_for_a_wide_probe_is_probed_with_one_block() -> None:
+    wide = replace(simulated(lease_s=6.0), probe_mib=1)
+    small = WorkerPlan(name="d0", role=Role.DECODE, blocks=3, transfer=wide)
+    workers = (WorkerPlan(name="p0", role=Role.PREFILL, transfer=wide), small)
+
+    async def script(world: World) -> None:
+        assert link(world, "p0", "d0").probe_age_s is not None
+        assert not link(world, "p0", "d0").problem
+
+    scenario.play(script, workers=workers)

@@ -182,7 +182,8 @@ class SeparateHosts:
         for name, child in self._children.items():
             assert child.poll() is None, f"{name} has ended: {self.log_of(name)[-2000:]}"
         try:
-            return {row.info.worker for row in self.workers() if row.load.lifecycle == "ready"}
+            rows = self.workers()
+            return {row.info.worker for row in rows if row.load.lifecycle == "ready" and not row.load.unready}
         except grpc.RpcError:
             return set()
 
