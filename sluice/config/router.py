@@ -48,6 +48,21 @@ class SloConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PicturesConfig:
+    """Pictures in chat messages."""
+
+    hosts: tuple[str, ...] = ()  # pictures are fetched from these alone, as name, *.name or name:port; none: no fetch
+    networks: tuple[str, ...] = ()  # addresses those hosts may have beside public ones, as 10.0.0.0/8
+    per_request_max: int = 16
+    file_bytes_max: int = 20 * 1024 * 1024
+    request_bytes_max: int = 48 * 1024 * 1024
+    fetch_s: float = 10.0  # of one picture, redirects included
+    redirects_max: int = 3
+    fetches_max: int = 16  # at once
+    fetches_waiting_max: int = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouterConfig:
     """One router process."""
 
@@ -67,4 +82,5 @@ class RouterConfig:
     admission: AdmissionConfig = field(default_factory=AdmissionConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     slo: SloConfig = field(default_factory=SloConfig)
+    pictures: PicturesConfig = field(default_factory=PicturesConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
