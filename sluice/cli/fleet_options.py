@@ -9,9 +9,12 @@ from sluice.capacity.model_shape import shape_of
 from sluice.cli.gpu_pools import emulated_workers
 from sluice.cli.local_fleet import FleetPlan
 from sluice.cli.model_source import find_model
+from sluice.config.router import PlacementConfig
 from sluice.config.telemetry import TelemetryConfig
 from sluice.config.worker import EngineConfig, TransferConfig
 from sluice.errors import ConfigError
+from sluice.policy.joint import Joint
+from sluice.policy.registry import POLICIES
 
 DEMO_MODEL: Final = Path(__file__).resolve().parent.parent / "demo_model"
 DEFAULT_SHAPE: Final = "Llama-3.1-8B"
@@ -27,6 +30,7 @@ def add_fleet_arguments(parser: argparse.ArgumentParser, *, prefill: int, decode
     parser.add_argument("--decode", type=int, default=decode, metavar="N", help="decode workers (%(default)s)")
     parser.add_argument("--mixed", type=int, metavar="N", help="N colocated workers instead")
     parser.add_argument("--routers", type=int, default=1, metavar="N", help="routers side by side (%(default)s)")
+    parser.add_argument("--policy", choices=[*POLICIES], default=Joint.name, help="who serves what (%(default)s)")
     parser.add_argument("--transport", choices=["auto", "shm", "tcp", "nixl"], default="auto", help="how KV moves")
     parser.add_argument("--block-tokens", type=int, default=16, help="KV block size, a multiple of 16 (%(default)s)")
     parser.add_argument("--kv-memory-mib", type=int, default=128, help="KV pool of each worker (%(default)s)")
@@ -77,6 +81,7 @@ def plan_from(arguments: argparse.Namespace, *, http_port: int, grpc_port: int, 
         engine=EngineConfig(device=arguments.device, block_tokens=block_tokens, kv_memory_mib=arguments.kv_memory_mib),
         transfer=_transfer(arguments.transport),
         telemetry=_telemetry(arguments.traces),
+        placement=PlacementConfig(policy=arguments.policy),
     )
 
 
@@ -97,6 +102,7 @@ def _emulated_plan(arguments: argparse.Namespace, *, http_port: int, grpc_port: 
         ),
         transfer=_transfer(arguments.transport),
         telemetry=_telemetry(arguments.traces),
+        placement=PlacementConfig(policy=arguments.policy),
         emulate=shape.name,
         emulated=emulated_workers(
             arguments.gpu,

@@ -108,9 +108,18 @@ def request_columns(reply: pb.GetRequestsReply) -> list[Column]:
         Column("OUT", [str(row.output_tokens) for row in rows], spare=2),
         Column("TTFT", [f"{row.first_token_s * 1e3:.0f} ms" if row.first_token_s else "-" for row in rows]),
         Column("TPOT", [f"{row.tpot_s * 1e3:.1f} ms" if row.tpot_s else "-" for row in rows], spare=3),
+        Column("MOVES", [latest_move(row) for row in rows], spare=3),
         Column("KV MOVED", [moved(row) for row in rows], spare=5),
         Column("AGE", [f"{row.age_s:.0f} s" for row in rows], spare=7),
     ]
+
+
+def latest_move(row: pb.RequestRow) -> str:
+    """How often it changed its worker, and why the last time; "-" if never."""
+    if not row.moves:
+        return "-"
+    last = row.moves[-1]
+    return f"{len(row.moves)}; from {last.from_worker}, {last.why}"
 
 
 def moved(row: pb.RequestRow) -> str:

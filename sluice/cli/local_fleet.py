@@ -20,7 +20,7 @@ import grpc
 from sluice.cli.child import Child
 from sluice.cli.gpu_pools import WORKERS_MAX, EmulatedWorker, Role
 from sluice.config import load
-from sluice.config.router import RouterConfig
+from sluice.config.router import PlacementConfig, RouterConfig
 from sluice.config.telemetry import TelemetryConfig
 from sluice.config.worker import EngineConfig, GpuConfig, TransferConfig, WorkerConfig
 from sluice.errors import ConfigError, NoWorkerError
@@ -62,6 +62,7 @@ class FleetPlan:
     engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
     transfer: TransferConfig = dataclasses.field(default_factory=TransferConfig)
     telemetry: TelemetryConfig = dataclasses.field(default_factory=TelemetryConfig)
+    placement: PlacementConfig = dataclasses.field(default_factory=PlacementConfig)
     emulate: str = ""  # the shape of a model; then `emulated` are the workers
     emulated: tuple[EmulatedWorker, ...] = ()
 
@@ -231,6 +232,7 @@ class LocalFleet:
             host=self.plan.host,
             http_port=router.http_port,
             grpc_port=router.grpc_port,
+            placement=self.plan.placement,
             telemetry=self._telemetry(router.name),
         )
         self._start(router.name, "router", config, {})

@@ -23,6 +23,8 @@ class PlacementConfig:
     policy: str = "joint"  # or one of the published ones it is compared with
     disaggregate_tokens_min: int = 64  # uncached prompt tokens below which a handoff between idle workers does not pay
     attempts_max: int = 4  # placements of one sequence, the first included
+    moves_max: int = 32  # live migrations the policy may have under way; 0: it moves nothing
+    flips_max: int = 1  # workers whose role the policy may be changing; 0: roles are others' to change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

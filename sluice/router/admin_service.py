@@ -22,7 +22,6 @@ from sluice.wire.gen import sluice_pb2_grpc
 
 REQUEST_ROWS_MAX: Final = 1000
 WATCH_EVERY_S: Final = 0.1
-FLIP_S_MAX: Final = 10.0
 
 
 class AdminService(sluice_pb2_grpc.AdminServicer):
@@ -88,14 +87,12 @@ class AdminService(sluice_pb2_grpc.AdminServicer):
         try:
             member = self._member(message.worker)
             role = _role(message.role)
-            if member.info.role is not role:
-                if not _keeps_its_work(member.info.role, role):
-                    member.link.send(pb.RouterMessage(drain=pb.Drain(deadline_s=max(0.0, message.deadline_s))))
-                    async for _ in self._watch(member):
-                        pass
-                member.link.send(pb.RouterMessage(set_role=pb.SetRole(role=role.value)))
-                member.link.send(pb.RouterMessage(drain=pb.Drain(resume=True)))
-                await self._wait_role(member, role)
+            flip = self._dispatcher.flips.begin(
+                member, role, deadline_s=max(0.0, message.deadline_s), why="asked for", now_s=self._clock.now_s()
+            )
+            await flip.over.wait()
+            if flip.problem:
+                raise NoWorkerError(f"worker {member.name}: {flip.problem}")
             return pb.FlipReply(worker=member.name, role=member.info.role.value)
         except SluiceError as error:
             await context.abort(status.status_of(error), str(error))
@@ -150,18 +147,6 @@ class AdminService(sluice_pb2_grpc.AdminServicer):
             yield pb.DrainEvent(lifecycle=lifecycle, left=len(member.sequences), outcomes=outcomes)
             if is_gone or member.load.lifecycle is Lifecycle.DRAINED:
                 return
-
-    async def _wait_role(self, member: Member, role: Role) -> None:
-        for _ in range(round(FLIP_S_MAX / WATCH_EVERY_S)):
-            await asyncio.sleep(WATCH_EVERY_S)
-            if member.info.role is role and member.is_ready:
-                return
-        raise NoWorkerError(f"worker {member.name} has not taken the role within {FLIP_S_MAX:.0f} s; see its log")
-
-
-def _keeps_its_work(now: Role, then: Role) -> bool:
-    """Whether what runs under a role may run under the other: prompts end, tokens go on where they are chosen."""
-    return then is Role.MIXED or (now is Role.MIXED and then is Role.DECODE)
 
 
 def _role(name: str) -> Role:

@@ -1,7 +1,8 @@
 """What policies see of one connected worker: its row in the fleet table, from its reports and what was sent since.
 
 A heartbeat is old by up to a heartbeat: what this router placed there too late to be in it is
-added. Decides nothing, does no I/O. Next: `fleet.py`, who owns the books of every worker.
+added, what it moved away since is taken off. Decides nothing, does no I/O.
+Next: `fleet.py`, who owns the books of every worker.
 """
 
 from typing import Final, NamedTuple
@@ -33,7 +34,7 @@ _NOTHING: Final = _Sent(0.0, 0, 0, 0, 0)
 class Books:
     """One worker's row, and what it does not yet know of."""
 
-    __slots__ = ("_info", "_load", "_sent", "_slot", "_sum", "_table")
+    __slots__ = ("_info", "_left", "_load", "_sent", "_slot", "_sum", "_table")
 
     def __init__(self, table: FleetTable, slot: int, info: WorkerInfo, load: WorkerLoad) -> None:
         self._table = table
@@ -41,6 +42,7 @@ class Books:
         self._info = info
         self._load = load
         self._sent: dict[SequenceId, _Sent] = {}
+        self._left: dict[SequenceId, _Sent] = {}  # in the latest report, and moved away since
         self._sum = _NOTHING
         self.beat(info, load, is_ready=False, sequences=0, now_s=0.0)
 
@@ -67,12 +69,25 @@ class Books:
         self._forget(sequence)
         self._write_load(sequences)
 
+    def moved_away(self, sequence: SequenceId, *, context_tokens: int, sequences: int, now_s: float) -> None:
+        """A sequence decodes elsewhere now; `sequences` are left here."""
+        if sequence in self._sent:  # never reported: forgetting it is all
+            self.gone(sequence, sequences=sequences)
+            return
+        blocks = -(-context_tokens // self._info.block_tokens)
+        left = self._left[sequence] = _Sent(now_s, prompt=0, pairs=0, arriving=context_tokens, blocks=blocks)
+        self._add(left, -1)
+        self._write_load(sequences)
+
     def beat(self, info: WorkerInfo, load: WorkerLoad, *, is_ready: bool, sequences: int, now_s: float) -> None:
         """The worker reports; `sequences` of this router are there."""
         self._info, self._load = info, load
         for sequence, sent in list(self._sent.items()):
             if sent.at_s < now_s - HEARTBEAT_GRACE_S:
                 self._forget(sequence)
+        for sequence, left in list(self._left.items()):
+            if left.at_s < now_s - HEARTBEAT_GRACE_S:
+                self._add(self._left.pop(sequence), 1)
         self._table.is_ready[self._slot] = is_ready
         self._write_constants()
         self._write_load(sequences)
@@ -121,7 +136,7 @@ class Books:
 
     def _write_load(self, sequences: int) -> None:
         table, slot, load, sent = self._table, self._slot, self._load, self._sum
-        running = load.running_sequences
+        running = max(0, load.running_sequences - len(self._left))
         reported = load.waiting_sequences + running + len(self._sent)
         table.running[slot] = running
         table.waiting[slot] = max(reported, sequences) - running
@@ -129,5 +144,5 @@ class Books:
         table.queued_tokens[slot] = queued + sent.prompt
         table.queued_pairs[slot] = 0.5 * (queued * queued / max(1, load.waiting_sequences) + sent.pairs)
         is_decoding = self._info.role is not Role.PREFILL
-        table.context_tokens[slot] = (load.context_tokens + sent.arriving) if is_decoding else 0
-        table.free_blocks[slot] = max(0, load.free_blocks - sent.blocks)
+        table.context_tokens[slot] = max(0, load.context_tokens + sent.arriving) if is_decoding else 0
+        table.free_blocks[slot] = min(self._info.blocks, max(0, load.free_blocks - sent.blocks))

@@ -8,7 +8,7 @@ Next: `flow.py` for one sequence, `policy/policy.py` for the choice of workers.
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from sluice.clock import Clock
@@ -24,9 +24,11 @@ from sluice.errors import (
 )
 from sluice.policy.admission import AdmissionLimits, AdmissionQueue
 from sluice.policy.policy import Policy, Unplaced
+from sluice.policy.restraint import Restraint, RestraintLimits
 from sluice.router.claims import Claims, Copy
 from sluice.router.evacuation import Evacuations
 from sluice.router.fleet import Fleet, Member
+from sluice.router.flips import Flips
 from sluice.router.flow import Flow
 from sluice.router.flow_maker import FlowMaker
 from sluice.router.job import Job
@@ -37,6 +39,7 @@ from sluice.router.records import Records
 from sluice.router.reports import Reports
 from sluice.router.request import Request
 from sluice.router.targets import Targets, refusal
+from sluice.router.tending import Tending
 from sluice.router.worker_link import WorkerLink
 from sluice.text.tokenizer import Tokenizer
 from sluice.wire import convert
@@ -55,6 +58,7 @@ class DispatchLimits:
     attempts_max: int
     unread_tokens_max: int
     records_max: int
+    restraint: RestraintLimits = field(default_factory=RestraintLimits)
 
 
 class Dispatcher:
@@ -84,6 +88,15 @@ class Dispatcher:
         self.targets = Targets(fleet, policy, clock)
         self.claims = Claims(fleet)
         self.evacuations = Evacuations(fleet, self._flows, self.targets)
+        self.flips = Flips(fleet)
+        self._tending = Tending(
+            fleet=fleet,
+            flows=self._flows,
+            policy=policy,
+            flips=self.flips,
+            restraint=Restraint(limits.restraint),
+            observer=observer,
+        )
         self._peering = Peering(fleet)
         self._reports = Reports(
             flows=self._flows,
@@ -230,7 +243,7 @@ class Dispatcher:
                 self.fleet.beat(member, convert.load_from_wire(message.heartbeat), now_s=now_s)
                 if message.heartbeat.HasField("roll"):
                     self._reports.on_roll(member, message.heartbeat.roll, now_s=now_s)
-                self.evacuations.step(now_s=now_s)
+                self._step(now_s)
                 self._pump(now_s)
             case "migration":
                 self._reports.on_migration(member, message.migration, now_s=now_s)
@@ -261,9 +274,18 @@ class Dispatcher:
             self._end(flow.request, FinishReason.ERROR, error)
         self.fleet.index.expire(now_s=now_s)
         self._peering.step()
-        self.evacuations.step(now_s=now_s)
+        self._step(now_s)
         self._pump(now_s)
         self._gauge()
+
+    def tend(self) -> None:
+        """Let the policy move what runs, and change roles. About every `TEND_S`."""
+        self._tending.step(now_s=self._clock.now_s())
+
+    def _step(self, now_s: float) -> None:
+        self.evacuations.step(now_s=now_s)
+        for flip in self.flips.step(now_s=now_s):
+            self.observer.metrics.flipped(is_done=not flip.problem)
 
     def _gauge(self) -> None:
         metrics = self.observer.metrics

@@ -82,6 +82,13 @@ class Member:
         self.sequences.discard(sequence)
         self.books.gone(sequence, sequences=len(self.sequences))
 
+    def moved_away(self, sequence: SequenceId, *, context_tokens: int) -> None:
+        """A sequence has another owner: what it took here is free before the next heartbeat says so."""
+        self.sequences.discard(sequence)
+        self.books.moved_away(
+            sequence, context_tokens=context_tokens, sequences=len(self.sequences), now_s=self.heard_s
+        )
+
     def cancel(self, sequence: int, epoch: int) -> None:
         """Tell the worker to drop a sequence it may hold."""
         self._cancelled[sequence, epoch] = self.heard_s

@@ -339,7 +339,7 @@ class Flow:
         self.record.epoch = self.epoch
         target.link.send(orders.grant(self.sequence, epoch, new_epoch=self.epoch))
         source.cancel(self.sequence, epoch)
-        source.release(self.sequence)
+        source.moved_away(self.sequence, context_tokens=self.context_tokens)
         self.decode, self.target = target, None
         self.record.decode_worker = target.name
 

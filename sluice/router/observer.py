@@ -14,11 +14,12 @@ from sluice.clock import wall_ns
 from sluice.domain.slo import SloClass
 from sluice.errors import Code, SluiceError
 from sluice.policy.policy import Placed
+from sluice.policy.restraint import Held
 from sluice.router.job import Job
 from sluice.router.records import Record
 from sluice.telemetry import attributes, tracing
 from sluice.telemetry.attributes import AttributeValue, SpanName
-from sluice.telemetry.metric_table import HandoffResult, MigrationResult, Objective, Outcome, PlacementKind
+from sluice.telemetry.metric_table import HandoffResult, MigrationResult, Objective, Outcome, PlacementKind, WishKind
 from sluice.telemetry.metrics import RouterMetrics
 from sluice.telemetry.span import Span
 from sluice.wire.gen import sluice_pb2 as pb
@@ -164,6 +165,10 @@ class Observer:
         result = _MIGRATIONS.get(report.outcome)
         if result is not None:
             self.metrics.migrated(result, frozen_s=report.frozen_s)
+
+    def wished(self, kind: WishKind, held: Held | None) -> None:
+        """The policy wished to change something; `held` says why it is not carried out now."""
+        self.metrics.wished(kind, "begun" if held is None else held.value)
 
     def sequence_ended(self, record: Record, *, traceparent: str, now_s: float) -> None:
         """A sequence is over: its decode span is known now."""

@@ -24,6 +24,7 @@ from sluice.domain.ids import RouterId
 from sluice.errors import ConfigError
 from sluice.policy.admission import AdmissionLimits
 from sluice.policy.registry import make_policy
+from sluice.policy.restraint import RestraintLimits
 from sluice.router.admin_service import AdminService
 from sluice.router.dispatcher import Dispatcher, DispatchLimits
 from sluice.router.fleet import Fleet
@@ -33,6 +34,7 @@ from sluice.router.inference_service import InferenceService
 from sluice.router.intake import Intake, IntakeLimits
 from sluice.router.observer import Observer
 from sluice.router.slo_classes import SloClasses
+from sluice.router.tending import TEND_S
 from sluice.telemetry import logs, tracing
 from sluice.telemetry.metrics import RouterMetrics
 from sluice.text import tokenizer as tokenizers
@@ -97,6 +99,8 @@ async def serve(config: RouterConfig, *, clock: Clock) -> AsyncIterator[RunningR
         runner, http_port = await _start_http(http.application(), config, stack)
         ticker = asyncio.create_task(_tick(dispatcher), name="router tick")
         stack.callback(ticker.cancel)
+        tender = asyncio.create_task(_tend(dispatcher), name="router tend")
+        stack.callback(tender.cancel)
         _log.info("serving %s: http %s:%d, grpc %s:%d", model, config.host, http_port, config.host, grpc_port)
         yield RunningRouter(dispatcher=dispatcher, http_port=http_port, grpc_port=grpc_port, http=runner)
 
@@ -149,6 +153,7 @@ def _dispatch_limits(config: RouterConfig) -> DispatchLimits:
         attempts_max=config.placement.attempts_max,
         unread_tokens_max=config.stream_buffer_tokens_max,
         records_max=config.records_max,
+        restraint=RestraintLimits(moves_max=config.placement.moves_max, flips_max=config.placement.flips_max),
     )
 
 
@@ -196,3 +201,9 @@ async def _tick(dispatcher: Dispatcher) -> None:
     while True:
         await asyncio.sleep(TICK_S)
         dispatcher.tick()
+
+
+async def _tend(dispatcher: Dispatcher) -> None:
+    while True:
+        await asyncio.sleep(TEND_S)
+        dispatcher.tend()

@@ -43,6 +43,13 @@ class MigrationResult(Enum):
     FAILED = "failed"
 
 
+class WishKind(Enum):
+    """What a policy may wish to change while nothing arrives."""
+
+    MOVE = "move"
+    FLIP = "flip"
+
+
 class Objective(Enum):
     """A service-level objective that a request can miss."""
 
@@ -143,6 +150,13 @@ ROUTER_METRICS: Final = (
         buckets=_TRANSFER_S,
         meaning="How long a moved sequence stood still before its new worker could go on",
     ),
+    MetricSpec(
+        name="sluice_wishes",
+        kind=_C,
+        labels=("kind", "result"),
+        meaning="Moves and flips the policy wished: begun, or why not; a held one counts at every look",
+    ),
+    MetricSpec(name="sluice_flips", kind=_C, labels=("outcome",), meaning="Changes of a worker's role: done or failed"),
     MetricSpec(name="sluice_prompt_tokens", kind=_C, meaning="Prompt tokens of accepted requests"),
     MetricSpec(name="sluice_cached_tokens", kind=_C, meaning="Prompt tokens found in a prefix cache"),
     MetricSpec(name="sluice_output_tokens", kind=_C, meaning="Output tokens sent to clients"),

@@ -23,6 +23,7 @@ from sluice.telemetry.metric_table import (
     Objective,
     Outcome,
     PlacementKind,
+    WishKind,
 )
 
 
@@ -76,6 +77,8 @@ class RouterMetrics:
         self._cached_tokens = make.counter("sluice_cached_tokens")
         self._output_tokens = make.counter("sluice_output_tokens")
         self._workers = make.gauge("sluice_workers")
+        self._wishes = make.counter("sluice_wishes")
+        self._flips = make.counter("sluice_flips")
         self.queue_requests = make.gauge("sluice_queue_requests")
         self.inflight_requests = make.gauge("sluice_inflight_requests")
         make.gauge("sluice_queue_requests_max").set(queue_requests_max)
@@ -94,6 +97,14 @@ class RouterMetrics:
         self._migrations[result].inc()
         if result is MigrationResult.MOVED:
             self._frozen.observe(frozen_s)
+
+    def wished(self, kind: WishKind, result: str) -> None:
+        """The policy wished to change something; `result` is `begun` or why it was held."""
+        self._wishes.labels(kind.value, result).inc()
+
+    def flipped(self, *, is_done: bool) -> None:
+        """A worker's change of role is over."""
+        self._flips.labels("done" if is_done else "failed").inc()
 
     def first_token(self, *, ttft_s: float) -> None:
         """The first token of a request was sent."""

@@ -14,6 +14,7 @@ from sluice.domain.role import Lifecycle, Role
 from sluice.domain.sampling import SamplingParams
 from sluice.policy.admission import AdmissionLimits
 from sluice.policy.joint import Joint
+from sluice.policy.policy import Policy
 from sluice.router.dispatcher import Dispatcher, DispatchLimits
 from sluice.router.fleet import Fleet, Member
 from sluice.router.job import Job, Prompt
@@ -56,7 +57,7 @@ class RecordedLink(WorkerLink):
 class Desk:
     """A dispatcher with workers played by the test: what they are told is read, what they say is typed."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, policy: Policy | None = None) -> None:
         self.clock = ManualClock(100.0)
         self.tokenizer = tokenizer
         observer = Observer(RouterMetrics(queue_requests_max=4), model="m")
@@ -64,7 +65,7 @@ class Desk:
             router=RouterId("r"),
             tokenizer=tokenizer,
             fleet=Fleet(expiry_s=5.0),
-            policy=Joint(),
+            policy=policy or Joint(),
             limits=LIMITS,
             observer=observer,
             clock=self.clock,
@@ -90,8 +91,8 @@ class Desk:
         self.beat(member)
         return member
 
-    def beat(self, member: Member, lifecycle: Lifecycle = Lifecycle.READY) -> None:
-        load = WorkerLoad(lifecycle=lifecycle, free_blocks=1000)
+    def beat(self, member: Member, lifecycle: Lifecycle = Lifecycle.READY, role: Role | None = None) -> None:
+        load = WorkerLoad(lifecycle=lifecycle, free_blocks=1000, role=role)
         self.dispatcher.on_message(member, pb.WorkerMessage(heartbeat=convert.load_to_wire(load)))
 
     def told(self, member: Member) -> list[pb.RouterMessage]:

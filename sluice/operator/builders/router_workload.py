@@ -30,6 +30,7 @@ def router_settings(service: AcceptedService, *, model_path: str, config: Operat
             "queue_timeout_s": spec.routers.queue_timeout_s,
             "request_timeout_s": spec.routers.request_timeout_s,
         },
+        "placement": {"flips_max": 0},  # roles are the operator's to change
         "slo": spec.objectives.model_dump(mode="json", exclude_none=True),
         "telemetry": {"log_format": "json", "log_level": config.telemetry.log_level},
     }

@@ -6,15 +6,19 @@ nothing may be held anywhere. Next: `world.py`; `__main__.py` runs many.
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from sluice.domain.role import Role
 from sluice.domain.sampling import SamplingParams
 from sluice.engine.contract import EngineLimits
+from sluice.policy.joint import Joint
+from sluice.policy.policy import Policy
 from sluice.router.output import Delivery
 from sluice.testing.simulation import faults, toy_model, weather
 from sluice.testing.simulation.clients import Client
+from sluice.testing.simulation.restless import Restless
 from sluice.testing.simulation.sim_worker import WorkerPlan, simulated
 from sluice.testing.simulation.world import Setting, World
 
@@ -22,6 +26,8 @@ CALM_S_MAX: Final = 150.0
 """Requests may wait 60 s for their deadline; what they held may wait for its lease and for a queue."""
 
 TOKENS_MAX: Final = 320  # of a sequence, prompt and output
+
+RESTLESS_SHARE: Final = 0.4  # of the seeds: their policy moves and flips at random
 
 TOPOLOGIES: Final = (
     (Role.PREFILL, Role.DECODE),
@@ -60,8 +66,15 @@ def setting_of(seed: int) -> Setting:
         workers=plans,
         routers=rng.choice([1, 1, 2]),
         weather=sky,
-        split_tokens_min=rng.choice([1, 1, 30]),
+        policy=_policy(rng, seed),
     )
+
+
+def _policy(rng: random.Random, seed: int) -> Callable[[], Policy]:
+    split_tokens_min = rng.choice([1, 1, 30])
+    if random.Random(f"tend {seed}").random() < RESTLESS_SHARE:
+        return lambda: Restless(seed, split_tokens_min=split_tokens_min)
+    return lambda: Joint(split_tokens_min=split_tokens_min)
 
 
 def _plan(

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from sluice.domain.role import Role
 from sluice.domain.sampling import SamplingParams
+from sluice.policy.joint import Joint
+from sluice.policy.policy import Policy
 from sluice.testing.simulation import toy_model
 from sluice.testing.simulation.clients import Client
 from sluice.testing.simulation.sim_worker import SimWorker, WorkerPlan
@@ -38,6 +40,7 @@ def play(
     routers: int = 1,
     seed: int = 1,
     never_ready: frozenset[str] = frozenset(),
+    policy: Callable[[], Policy] = lambda: Joint(split_tokens_min=2),
 ) -> World:
     """Run `script`, then let everything come to rest. Raises AssertionError with the history if a law is broken.
 
@@ -50,7 +53,10 @@ def play(
             world.calm_down()
             await world.wait_quiet(within_s=CALM_S_MAX)
 
-    world = World(Setting(seed=seed, workers=workers, routers=routers, weather=weather, never_ready=never_ready))
+    setting = Setting(
+        seed=seed, workers=workers, routers=routers, weather=weather, never_ready=never_ready, policy=policy
+    )
+    world = World(setting)
     world.run(whole)
     assert not world.checkers.broken, "\n".join([*world.log_lines, *world.checkers.broken])
     return world

@@ -7,17 +7,19 @@ handlers do. Next: `clients.py`.
 import asyncio
 import functools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from sluice.clock import Clock
 from sluice.domain.ids import RouterId
 from sluice.policy.admission import AdmissionLimits
-from sluice.policy.joint import Joint
+from sluice.policy.policy import Policy
 from sluice.router.dispatcher import Dispatcher, DispatchLimits
 from sluice.router.fleet import Fleet
 from sluice.router.fleet_service import FleetService
 from sluice.router.observer import Observer
+from sluice.router.tending import TEND_S
 from sluice.telemetry.metrics import RouterMetrics
 from sluice.testing.simulation.network import FLEET, Network
 from sluice.testing.simulation.virtual_loop import Process
@@ -42,7 +44,7 @@ class SimRouter:
     """One incarnation."""
 
     def __init__(
-        self, network: Network, *, process: Process, address: str, router: RouterId, clock: Clock, split_tokens_min: int
+        self, network: Network, *, process: Process, address: str, router: RouterId, clock: Clock, policy: Policy
     ) -> None:
         self.process = process
         self._clock = clock
@@ -59,7 +61,7 @@ class SimRouter:
             router=router,
             tokenizer=tokenizer(),
             fleet=Fleet(expiry_s=EXPIRY_S),
-            policy=Joint(split_tokens_min=split_tokens_min),
+            policy=policy,
             limits=limits,
             observer=Observer(METRICS, model="toy"),
             clock=clock,
@@ -67,10 +69,15 @@ class SimRouter:
         network.listen(address, FLEET, process, FleetService(self.dispatcher, router=router, heartbeat_s=HEARTBEAT_S))
 
     async def run(self) -> None:
-        """Tick until killed."""
+        """Tick and tend until killed."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._every(TICK_S, self.dispatcher.tick), name="router tick")
+            tasks.create_task(self._every(TEND_S, self.dispatcher.tend), name="router tend")
+
+    async def _every(self, seconds: float, act: Callable[[], None]) -> None:
         while True:
-            await asyncio.sleep(TICK_S)
-            self.dispatcher.tick()
+            await asyncio.sleep(seconds)
+            act()
 
     def now_s(self) -> float:
         """This process's clock."""

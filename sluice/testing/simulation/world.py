@@ -18,6 +18,8 @@ import grpc
 
 from sluice.domain.ids import BootId, RequestId, RouterId
 from sluice.errors import IllegalTransitionError, SluiceError
+from sluice.policy.joint import Joint
+from sluice.policy.policy import Policy
 from sluice.router.flow import Flow
 from sluice.testing.simulation.checkers import Checkers
 from sluice.testing.simulation.clients import Client
@@ -53,7 +55,7 @@ class Setting:
     workers: tuple[WorkerPlan, ...]
     routers: int = 1
     weather: Weather = CALM
-    split_tokens_min: int = 2
+    policy: Callable[[], Policy] = lambda: Joint(split_tokens_min=2)
     restart_s: float = 1.0  # how long a dead process takes to come back
     never_ready: frozenset[str] = frozenset()  # workers that cannot do their part, by name
 
@@ -193,7 +195,7 @@ class World:
                 address=address,
                 router=router,
                 clock=self._clock(),
-                split_tokens_min=self.setting.split_tokens_min,
+                policy=self.setting.policy(),
             )
             await one.run()
 
