@@ -11,7 +11,9 @@ from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
-from sluice.errors import RefusedSpecError
+from sluice.capacity import catalogue
+from sluice.capacity.model_shape import shape_of
+from sluice.errors import ConfigError, RefusedSpecError
 from sluice.operator import names
 from sluice.operator.manifest import LiveObject, digest
 from sluice.operator.resources.gpu_class import GPUClassSpec
@@ -67,7 +69,13 @@ class AcceptedService:
     @property
     def model_mark(self) -> str:
         """A hash of the model source; it may not change while the service exists."""
-        return digest(self.spec.model.model_dump(mode="json", exclude={"name"}), chars=8)
+        # What is not given does not count: a field that a later version adds must not look like another model.
+        return digest(self.spec.model.model_dump(mode="json", exclude={"name"}, exclude_defaults=True), chars=8)
+
+    def emulated_gpu(self, pool: AcceptedPool) -> str:
+        """The GPU whose time the pool's steps take; empty if its model is a real one."""
+        emulated = self.spec.model.emulated
+        return "" if emulated is None else emulated.gpu or (pool.classes[0].name if pool.classes else "")
 
 
 def accept(body: LiveObject, classes: Mapping[str, GPUClassSpec]) -> AcceptedService:
@@ -99,6 +107,8 @@ def accept(body: LiveObject, classes: Mapping[str, GPUClassSpec]) -> AcceptedSer
         spec=spec,
         pools=tuple(sorted(pools, key=lambda pool: pool.name)),
     )
+    if mistakes := _emulation_mistakes(service):
+        raise RefusedSpecError(mistakes)
     earlier = (body.get("status") or {}).get("model", "")
     if earlier and earlier != service.model_mark:
         remedy = "make another ModelService and delete this one when clients have moved"
@@ -132,6 +142,24 @@ def _problem(loc: Sequence[str | int], kind: str, message: str) -> str:
     if kind == "extra_forbidden":
         return f"{field}: is not a known field; remove it"
     return f"{field}: {message[0].lower()}{message[1:]}"
+
+
+def _emulation_mistakes(service: AcceptedService) -> list[str]:
+    """What the catalogue does not know of an emulated model."""
+    emulated = service.spec.model.emulated
+    if emulated is None:
+        return []
+    mistakes = []
+    try:
+        shape_of(emulated.shape)
+    except ConfigError as error:
+        mistakes.append(f"spec.model.emulated.shape: {error}")
+    for pool in service.pools:
+        try:
+            catalogue.gpu_class(service.emulated_gpu(pool))
+        except ConfigError as error:
+            mistakes.append(f"spec.model.emulated.gpu: for pool {pool.name}: {error}")
+    return mistakes
 
 
 def _class_names(pool: PoolSpec, classes: Mapping[str, GPUClassSpec]) -> list[str]:

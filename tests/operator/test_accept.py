@@ -7,7 +7,7 @@ from operator_trial import model_service
 
 from sluice.errors import RefusedSpecError
 from sluice.operator.accept import accept, gpu_classes, parse
-from sluice.operator.manifest import Manifest
+from sluice.operator.manifest import Manifest, digest
 from sluice.operator.resources.gpu_class import GPUClassSpec
 from sluice.operator.resources.model_service import ModelServiceSpec
 
@@ -47,6 +47,14 @@ def body(name: str = "demo", status: Manifest | None = None, **spec: Any) -> Man
         ({"routers": {"replicas": 0}}, "spec.routers.replicas: input should be greater than or equal to 1"),
         ({"pools": {"mixed": {"tensorParallel": 2}}}, "spec.pools.mixed.tensorParallel: input should be less than"),
         ({"pools": {}}, "spec.pools: dictionary should have at least 1 item"),
+        (
+            {"model": {"emulated": {"shape": "GPT-5", "gpu": "L4"}}, "pools": {"mixed": {"gpuClasses": []}}},
+            "spec.model.emulated.shape: model shape 'GPT-5' is not known; use",
+        ),
+        (
+            {"model": {"emulated": {"shape": "OPT-13B"}}, "pools": {"mixed": {"gpuClasses": ["mi300"]}}},
+            "spec.model.emulated.gpu: for pool mixed: GPU class 'mi300' is not known; use one of",
+        ),
     ],
 )
 def test_a_refusal_names_the_field_and_the_remedy(spec: dict[str, Any], said: str) -> None:
@@ -93,6 +101,20 @@ def test_the_model_may_get_another_name_and_no_other_source() -> None:
     assert accept(body(status=status, model={"pvc": {"claim": "a"}, "name": "x"}), {}).model_name == "x"
     with pytest.raises(RefusedSpecError, match="make another ModelService"):
         accept(body(status=status, model={"pvc": {"claim": "b"}}), {})
+
+
+def test_an_emulated_model_takes_the_time_of_the_named_gpu_or_of_each_pools_first() -> None:
+    pools = {"prefill": {"gpuClasses": ["a100"]}, "decode": {"gpuClasses": ["h100"]}}
+    shape = {"shape": "llama-3.1-8b"}
+    own = accept(body(model={"emulated": shape}, pools=pools), CLASSES)
+    assert {pool.name: own.emulated_gpu(pool) for pool in own.pools} == {"prefill": "a100", "decode": "h100"}
+    named = accept(body(model={"emulated": {**shape, "gpu": "L4"}}, pools=pools), CLASSES)
+    assert {named.emulated_gpu(pool) for pool in named.pools} == {"L4"}
+
+
+def test_the_mark_of_a_model_says_nothing_of_fields_that_are_not_given() -> None:
+    """A later version's new field would otherwise look like another model, and every service be refused."""
+    assert accept(body(), NVIDIA).model_mark == digest({}, chars=8)
 
 
 def test_a_broken_gpu_class_is_left_out_with_its_reason() -> None:

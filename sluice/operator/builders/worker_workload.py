@@ -67,7 +67,8 @@ def worker_settings(
 ) -> dict[str, Any]:
     """The fields of `WorkerConfig`; a worker's own name and address come from its command line."""
     spec = service.spec
-    on_gpu = bool(pool.classes)
+    emulated = service.emulated_gpu(pool)
+    on_gpu = bool(pool.classes) and not emulated
     engine = pool.spec.engine.model_dump(exclude_none=True)
     return {
         "model_path": model_path,
@@ -78,7 +79,8 @@ def worker_settings(
         "kv_port": names.PORT_KV,
         "metrics_port": names.PORT_METRICS,
         "stop_grace_s": spec.drain.deadline_s,
-        **({"gpu": {"price_per_h": pool.classes[0].spec.price_per_hour}} if len(pool.classes) == 1 else {}),
+        **({"emulate": spec.model.emulated.shape} if spec.model.emulated is not None else {}),
+        **({"gpu": gpu} if (gpu := _gpu_settings(pool, emulated=emulated)) else {}),
         "engine": {"device": "cuda" if on_gpu else "cpu", **engine},
         "transfer": {
             "transports": list(spec.transfer.transports or (("nixl", "tcp") if on_gpu else ("tcp",))),
@@ -145,6 +147,13 @@ def _container(pool: AcceptedPool, config: OperatorConfig, *, image: str, mounts
         mounts=mounts,
     )
     return pod_parts.container(one, config)
+
+
+def _gpu_settings(pool: AcceptedPool, *, emulated: str) -> dict[str, Any]:
+    """What a worker cannot know of its GPU by itself."""
+    # A price only where there is one class: the cluster decides on which of several a pod lands.
+    price = {"price_per_h": pool.classes[0].spec.price_per_hour} if len(pool.classes) == 1 else {}
+    return {**({"gpu_class": emulated} if emulated else {}), **price}
 
 
 def _gpus(pool: AcceptedPool) -> Mapping[str, str]:

@@ -51,6 +51,15 @@ class ImageSource(Part):
     """Directory with config.json inside the image."""
 
 
+class EmulatedModel(Part):
+    """A model without weights, for trying the platform where there is no GPU."""
+
+    shape: Annotated[str, Field(min_length=1, max_length=100)]
+    """The model whose steps are emulated, for example Llama-3.1-8B."""
+    gpu: Annotated[str, Field(max_length=100)] = ""
+    """The GPU that steps take the time of, for example L4; empty: the first GPUClass of each pool, by its name."""
+
+
 class ModelSource(Part):
     """Where the model is. Nothing given: the small demo model that is part of the images."""
 
@@ -64,6 +73,8 @@ class ModelSource(Part):
     """On the Hugging Face hub."""
     oci: ImageSource | None = None
     """In an OCI image."""
+    emulated: EmulatedModel | None = None
+    """Present: no weights are loaded, and steps last as on a real GPU. The source gives the tokenizer."""
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="[has(self.pvc), has(self.hostPath), has(self.huggingFace), has(self.oci)].filter(x, x).size() <= 1",
