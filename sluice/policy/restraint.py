@@ -6,6 +6,7 @@ at once, and a role changes only when it has been wished for a while, one worker
 last one of its phase. Pure but for what it remembers. Next: `policy.py`.
 """
 
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, assert_never
 
-from sluice.domain.ids import SequenceId
+from sluice.domain.ids import SequenceId, WorkerId
 from sluice.domain.role import Role
 from sluice.policy.fleet_table import DECODE_BIT, PREFILL_BIT, ROLE_BITS, FleetTable
 from sluice.policy.policy import Flip, Move
@@ -65,20 +66,26 @@ class Restraint:
     def __init__(self, limits: RestraintLimits | None = None) -> None:
         self.limits = limits or RestraintLimits()
         self._moved_s: OrderedDict[SequenceId, float] = OrderedDict()
-        self._roles: dict[int, tuple[str, int, float]] = {}  # by slot: worker, role bits, since when
+        self._workers: list[WorkerId] = []  # by slot, as last seen
+        self._role_bits: list[int] = []
+        self._role_since_s: list[float] = []
         self._wished_s: dict[tuple[int, Role], tuple[float, float]] = {}  # first and latest
 
     def look(self, fleet: FleetTable, *, now_s: float) -> None:
         """Notice whose role has changed. Call before asking, every time."""
-        for slot in range(fleet.rows):
-            worker, bits = fleet.workers[slot], int(fleet.role_bits[slot])
-            known = self._roles.get(slot)
-            if known is None or known[0] != worker:
-                self._roles[slot] = (worker, bits, -self.limits.flip_rest_s)  # new here: it need not rest
-            elif known[1] != bits:
-                self._roles[slot] = (worker, bits, now_s)
+        bits = fleet.role_bits[: fleet.rows].tolist()
+        if bits != self._role_bits or fleet.workers != self._workers:
+            self._role_since_s = [
+                self._role_since(slot, fleet.workers[slot], bits[slot], now_s) for slot in range(fleet.rows)
+            ]
+            self._role_bits, self._workers = bits, [*fleet.workers]
         over_s = now_s - self.limits.flip_forget_s
         self._wished_s = {wish: seen for wish, seen in self._wished_s.items() if seen[1] >= over_s}
+
+    def _role_since(self, slot: int, worker: WorkerId, bits: int, now_s: float) -> float:
+        if slot >= len(self._workers) or self._workers[slot] != worker:
+            return -math.inf  # new here: it need not rest
+        return self._role_since_s[slot] if self._role_bits[slot] == bits else now_s
 
     def moves(
         self,
@@ -146,7 +153,7 @@ class Restraint:
             return Held.BUSY
         if not _is_covered(fleet, slot, wish.role, flipping):
             return Held.NEEDED
-        if now_s < self._roles[slot][2] + limits.flip_rest_s:
+        if now_s < self._role_since_s[slot] + limits.flip_rest_s:
             return Held.RESTING
         return Held.WAVERING if now_s < first_s + limits.flip_wished_s else None
 

@@ -328,7 +328,8 @@ class FleetRun:
         for handler in self._after_step.pop(instance.slot, ()):
             handler(now_s)
         self._handoffs.room_at(instance, now_s)
-        self._plan(instance, now_s)
+        if not instance.is_running:  # a handoff that starts over may have been placed here, and started it
+            self._plan(instance, now_s)
         self.view.changed(instance)
         if self._pending and (ended.finished or ended.held):
             self._place_pending(now_s)

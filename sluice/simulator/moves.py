@@ -1,18 +1,20 @@
 """What changes while nothing arrives: migrations, role flips, instances that are lost and come back.
 
-Carries out what a policy's tend() wishes, as the product does: a migration reserves room, copies while
-the sequence decodes on, freezes it at the end of a step for the last block, and gives up silently where
-there is no room; a flip drains, keeps the weights, and is ready again a moment later. Decides nothing.
+Carries out what a policy's tend() wishes, as the product does and under the same restraint: a migration
+reserves room, copies while the sequence decodes on, freezes it at the end of a step for the last block, and
+gives up silently where there is no room; a flip drains, keeps the weights, and is ready again a moment later.
+Decides nothing.
 Next: `fleet_run.py`, which owns it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, overload
 
 from sluice.domain.ids import SequenceId
 from sluice.domain.role import Role
 from sluice.policy.policy import Flip, Move, Policy, Running
+from sluice.policy.restraint import WISHES_MAX, InMotion, Restraint
 from sluice.simulator.fleet_view import FleetView
 from sluice.simulator.handoffs import Stage
 from sluice.simulator.instance import Instance
@@ -20,7 +22,6 @@ from sluice.simulator.links import Links
 from sluice.simulator.run_options import Failure, Removal, RunOptions
 from sluice.simulator.sequence import BlockTable, SimSequence
 
-MOVES_PER_LOOK_MAX: Final = 256
 SPARE_BLOCKS: Final = 2  # beyond what a copied sequence is expected to grow meanwhile
 SHORTEST_STEP_S: Final = 1e-3
 LOOK_AGAIN_S: Final = 0.1  # while an instance drains before a flip
@@ -40,7 +41,7 @@ class MovingStage(Stage, Protocol):
 class RunningView(Sequence[Running]):
     """Everything that decodes, made only when a policy looks: most never do."""
 
-    def __init__(self, instances: Sequence[Instance], moving: set[int]) -> None:
+    def __init__(self, instances: Sequence[Instance], moving: Container[int]) -> None:
         self._instances = instances
         self._moving = moving
         self._made: list[Running] | None = None
@@ -103,7 +104,8 @@ class Moves:
         self._stage = stage
         self._policy = policy
         self._options = options
-        self._moving: set[int] = set()  # indices of sequences
+        self._restraint = Restraint(options.restraint)
+        self._moving: dict[int, InMotion] = {}  # by index of the sequence
         self._flipping: set[int] = set()  # slots
         self.flips = 0
 
@@ -114,18 +116,33 @@ class Moves:
 
     def tend(self, now_s: float) -> None:
         """Ask the policy, start what it wishes."""
+        table = self._stage.view.table
+        self._restraint.look(table, now_s=now_s)
         running = RunningView(self._stage.instances, self._moving)
-        wishes = self._policy.tend(self._stage.view.table, running, now_s=now_s)
-        by_index: dict[int, SimSequence] | None = None
-        for wish in wishes[:MOVES_PER_LOOK_MAX]:
+        wishes = self._policy.tend(table, running, now_s=now_s)[:WISHES_MAX]
+        moves = [wish for wish in wishes if isinstance(wish, Move)]
+        if moves:
+            self._begin(moves, now_s)
+        for wish in wishes:
             if isinstance(wish, Flip):
-                self._flip(self._stage.instances[wish.slot], wish.role, now_s)
-                continue
-            if by_index is None:
-                by_index = {one.index: one for each in self._stage.instances for one in each.batch.members}
-            sequence = by_index.get(int(wish.sequence))
-            if sequence is not None:
-                self._move(sequence, wish, now_s)
+                held = self._restraint.flip(wish, table, flipping=self._flipping, now_s=now_s)
+                if held is None:
+                    self._flip(self._stage.instances[wish.slot], wish.role, now_s)
+
+    def _begin(self, wishes: list[Move], now_s: float) -> None:
+        wanted = {int(wish.sequence) for wish in wishes}
+        found = {one.index: one for each in self._stage.instances for one in each.batch.members if one.index in wanted}
+        known = {SequenceId(one.index): self._moving.get(one.index) or self._at_rest(one) for one in found.values()}
+        under_way = [*self._moving.values()]
+        held = self._restraint.moves(wishes, self._stage.view.table, known, under_way=under_way, now_s=now_s)
+        for wish, why_not in zip(wishes, held, strict=True):
+            if why_not is None:
+                self._move(found[int(wish.sequence)], wish, now_s)
+
+    def _at_rest(self, sequence: SimSequence) -> InMotion:
+        source = self._stage.instances[sequence.decode_slot]
+        tokens = sequence.tokens + source.step - sequence.joined_step
+        return InMotion(slot=source.slot, context_tokens=tokens, target=None, can_move=True)
 
     def fail_at(self, failure: Failure) -> None:
         """Let an instance fail, and come back."""
@@ -164,15 +181,13 @@ class Moves:
 
     def _move(self, sequence: SimSequence, wish: Move, now_s: float) -> None:
         source, target = self._stage.instances[sequence.decode_slot], self._stage.instances[wish.to]
-        if source is target or sequence.index in self._moving or not self._stage.view.table.is_ready[wish.to]:
-            return
         tokens = sequence.computed + max(0, source.step - sequence.joined_step)
         copy_s = tokens * source.spec.kv_token_bytes / source.spec.link_bytes_per_s
         growth = SPARE_BLOCKS * target.spec.block_tokens + int(2 * copy_s / max(source.step_now_s, SHORTEST_STEP_S))
         table = self._stage.reserve(target, sequence, tokens=tokens + growth, now_s=now_s)
         if table is None:
             return
-        self._moving.add(sequence.index)
+        self._moving[sequence.index] = InMotion(slot=source.slot, context_tokens=tokens, target=wish.to, can_move=False)
         target.incoming += 1
         move = _Migration(sequence, sequence.attempt, source, target, table)
         arrives_s = self._stage.links.send(source, target, tokens=tokens, ready_s=now_s, since_s=now_s, parts=1)
@@ -200,7 +215,7 @@ class Moves:
 
     def _attach(self, move: _Migration, now_s: float) -> None:
         sequence, target, table = move.sequence, move.target, move.table
-        self._moving.discard(sequence.index)
+        del self._moving[sequence.index]
         target.incoming -= 1
         if table.life != target.ledger.life:
             self._stage.place_again([sequence], now_s)
@@ -214,7 +229,7 @@ class Moves:
         self._stage.wake(target, now_s)
 
     def _give_up(self, move: _Migration, now_s: float) -> None:
-        self._moving.discard(move.sequence.index)
+        del self._moving[move.sequence.index]
         move.target.incoming -= 1
         move.target.release(move.table)
         self._stage.wake(move.target, now_s)
@@ -222,10 +237,6 @@ class Moves:
     # ---- flips
 
     def _flip(self, instance: Instance, role: Role, now_s: float) -> None:
-        if instance.role is role or instance.slot in self._flipping:
-            return
-        if not self._stage.view.table.is_ready[instance.slot]:
-            return
         self._flipping.add(instance.slot)
         self._stage.view.set_ready(instance, is_ready=False)
         self._stage.place_again(instance.prefills.withdraw_waiting(), now_s)

@@ -6,6 +6,7 @@ Facts only. Next: `fleet_run.py`.
 from dataclasses import dataclass, field
 
 from sluice.domain.slo import STANDARD, SloClass
+from sluice.policy.restraint import RestraintLimits
 from sluice.simulator.instance_spec import InstanceSpec
 
 
@@ -54,6 +55,7 @@ class RunOptions:
     after_s_max: float = 3600.0  # how long the fleet may run on after the last arrival
     output_tokens_max: int = 1 << 14  # what requests ask for at most: policies do not know what will come
     is_overlapped: bool = True  # KV leaves layer group by layer group while the prompt is computed
+    restraint: RestraintLimits = field(default_factory=RestraintLimits)  # of what policies move and flip
     flip_s: float = 1.0  # from empty to ready in another role
     failures: tuple[Failure, ...] = ()
     additions: tuple[Addition, ...] = ()

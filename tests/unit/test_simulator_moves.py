@@ -10,6 +10,7 @@ from simulated import Turns, spec, workload
 from sluice.domain.role import Role
 from sluice.policy.fleet_table import FleetTable
 from sluice.policy.policy import Flip, Move, Running
+from sluice.policy.restraint import RestraintLimits
 from sluice.simulator.fleet_run import FleetRun, RunResult
 from sluice.simulator.run_options import Addition, Failure, Removal, RunOptions
 
@@ -56,7 +57,9 @@ def restless_run(seed: int) -> RunResult:
     failures = tuple(
         Failure(slot=slot, at_s=rng.uniform(0.1, 2.0), back_after_s=0.5) for slot in (1, 2) if rng.random() < 0.5
     )
-    options = RunOptions(tend_every_s=0.05, flip_s=0.1, failures=failures, stale_s=rng.choice([0.0, 0.2]))
+    restraint = RestraintLimits(move_rest_s=0.0, flips_max=3, flip_rest_s=0.0, flip_wished_s=0.0)
+    stale_s = rng.choice([0.0, 0.2])
+    options = RunOptions(tend_every_s=0.05, flip_s=0.1, failures=failures, stale_s=stale_s, restraint=restraint)
     policy = Restless(seed, moves=0.1, flips=0.1)
     kinds = [spec(role, blocks=rng.choice([60, 400])) for role in roles]
     return FleetRun(specs=kinds, workload=workload(arrivals, ids), policy=policy, options=options).run()
