@@ -1,17 +1,22 @@
 """What a worker process is built around: an engine, its memory, and what placement should know of both.
 
-Two ways to make one: `model_engine.py` loads a model, `emulated_engine.py` needs no GPU and no torch.
+Three ways to make one: `model_engine.py` loads what speaks of a model, `vision_engine.py` what sees,
+`emulated_engine.py` needs no GPU and no torch.
 Next: `worker_process.py`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from sluice.capacity.step_curve import StepCurve
 from sluice.config.worker import WorkerConfig
 from sluice.domain.step import StepTerms
+from sluice.encode_worker.looks import Eye
 from sluice.engine.contract import EngineLimits, ModelFacts
+from sluice.engine.embedding_store import EmbeddingStore
 from sluice.engine.engine import PagedEngine
+from sluice.kv_transfer.backends import default_names
 from sluice.kv_transfer.memory import KvMemory
 from sluice.kv_transfer.paced_transport import LinkModel
 from sluice.kv_transfer.transport import Region
@@ -32,6 +37,24 @@ class Standpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class BuiltStore:
+    """Where embeddings arrive, on a worker that reads images, and the memory that is."""
+
+    store: EmbeddingStore
+    fingerprint: str
+    region: Region
+    memory: KvMemory
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What prepares pictures, and how to hear of those that have been encoded: images, embeddings, seconds."""
+
+    eye: Eye
+    listen: Callable[[Callable[[int, int, float], None]], None]
+
+
+@dataclass(frozen=True, slots=True)
 class BuiltEngine:
     """An engine, what it runs, and the memory it runs on."""
 
@@ -41,6 +64,13 @@ class BuiltEngine:
     memory: KvMemory | None  # None when the KV pool is on a device
     standpoint: Standpoint
     link: LinkModel | None = None  # what the transports are slowed down to; None: nothing
+    embeddings: BuiltStore | None = None  # of a model that reads images
+    sight: Sight | None = None  # of an encode worker
+
+
+def embedding_transports(config: WorkerConfig) -> tuple[str, ...]:
+    """How embeddings move: they are in main memory, whatever the KV is in."""
+    return tuple(name for name in config.transfer.transports if name != "nixl") or default_names("cpu")
 
 
 def limits_from(config: WorkerConfig, *, sequence_tokens_max: int) -> EngineLimits:

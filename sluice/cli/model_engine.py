@@ -15,11 +15,14 @@ from sluice.capacity.gpu_class import GpuClass
 from sluice.capacity.model_shape import from_config
 from sluice.capacity.roofline import Roofline
 from sluice.capacity.step_curve import StepCurve
-from sluice.cli.built_engine import MIB, BuiltEngine, Standpoint, limits_from
+from sluice.cli.built_engine import MIB, BuiltEngine, BuiltStore, Standpoint, embedding_transports, limits_from
 from sluice.config.worker import WorkerConfig
 from sluice.engine import torch_runner
 from sluice.engine.contract import ModelFacts
-from sluice.engine.model_loader import geometry_for, load_model
+from sluice.engine.embedding_memory import embedding_geometry
+from sluice.engine.embedding_store import EmbeddingStore
+from sluice.engine.model_loader import LoadedModel, directory_of, geometry_for, load_model
+from sluice.engine.vision.vision_fingerprint import vision_fingerprint
 from sluice.errors import ConfigError
 from sluice.kv_transfer import memory
 from sluice.kv_transfer.backends import default_names
@@ -39,19 +42,36 @@ def build_engine(config: WorkerConfig) -> BuiltEngine:
     facts = model.facts
     geometry = geometry_for(facts, block_tokens=settings.block_tokens, memory_bytes=settings.kv_memory_mib * MIB)
     limits = limits_from(config, sequence_tokens_max=facts.sequence_tokens_max)
-    standpoint = _standpoint(config, facts, kv_token_bytes=geometry.token_bytes)
+    standpoint = standpoint_of(config, facts, kv_token_bytes=geometry.token_bytes)
     if facts.device != "cpu":
         engine = torch_runner.build_engine(model, geometry=geometry, limits=limits)
         region = Region(address=engine.kv_address, size_bytes=geometry.region_bytes, device=engine.kv_device, view=None)
-        return BuiltEngine(engine, facts, region, None, standpoint)
+        return BuiltEngine(engine, facts, region, None, standpoint, embeddings=_embedding_store(config, model))
     names = config.transfer.transports or default_names("cpu")
     kv_memory = memory.allocate(geometry.region_bytes, shared="shm" in names)
     region = kv_memory.region()
     engine = torch_runner.build_engine(model, geometry=geometry, limits=limits, kv_buffer=region.view)
-    return BuiltEngine(engine, facts, region, kv_memory, standpoint)
+    return BuiltEngine(engine, facts, region, kv_memory, standpoint, embeddings=_embedding_store(config, model))
 
 
-def _standpoint(config: WorkerConfig, facts: ModelFacts, *, kv_token_bytes: int) -> Standpoint:
+def _embedding_store(config: WorkerConfig, model: LoadedModel) -> BuiltStore | None:
+    """Where images' embeddings arrive: main memory, whatever the KV pool is in."""
+    shape = model.image_shape
+    if shape is None:
+        return None
+    geometry = embedding_geometry(
+        levels=shape.levels,
+        hidden=shape.hidden,
+        dtype=model.facts.dtype,
+        dtype_bytes=model.facts.dtype_bytes,
+        memory_bytes=config.images.embeddings_mib * MIB,
+    )
+    held = memory.allocate(geometry.region_bytes, shared="shm" in embedding_transports(config))
+    fingerprint = vision_fingerprint(directory_of(config.model_path), dtype=model.facts.dtype)
+    return BuiltStore(EmbeddingStore(geometry, held.view), fingerprint, held.region(), held)
+
+
+def standpoint_of(config: WorkerConfig, facts: ModelFacts, *, kv_token_bytes: int) -> Standpoint:
     """The class is the settings' or the device's own name; the curve the profile's, else the roofline's prior."""
     told = config.gpu
     name = told.gpu_class or (torch.cuda.get_device_name() if facts.device != "cpu" else facts.device)

@@ -64,5 +64,5 @@ class _Builder(Protocol):
 
 def _builder(config: WorkerConfig) -> _Builder:
     """Only the chosen one is imported: an emulated worker needs no torch."""
-    name = "emulated_engine" if config.emulate else "model_engine"
+    name = "emulated_engine" if config.emulate else "vision_engine" if config.role == "encode" else "model_engine"
     return cast("_Builder", importlib.import_module(f"sluice.cli.{name}"))

@@ -18,6 +18,7 @@ from typing import Final
 import grpc
 
 from sluice.cli.built_engine import BuiltEngine, terms_of
+from sluice.cli.embedding_side import EmbeddingSide
 from sluice.clock import SystemClock
 from sluice.config.worker import TransferConfig, WorkerConfig
 from sluice.decode_worker.arrivals import ArrivalTable
@@ -25,6 +26,7 @@ from sluice.decode_worker.migrations import MigrationTable
 from sluice.domain.ids import BootId, WorkerId
 from sluice.domain.load import LinkLoad, WorkerInfo
 from sluice.domain.role import Lifecycle, Role
+from sluice.encode_worker.looks import LookTable
 from sluice.errors import ConfigError
 from sluice.kv_transfer.backends import default_names, open_backends
 from sluice.kv_transfer.mover import Mover
@@ -35,6 +37,7 @@ from sluice.telemetry.metrics import WorkerMetrics
 from sluice.telemetry.metrics_server import start_metrics_server
 from sluice.wire import channels
 from sluice.wire.gen import sluice_pb2_grpc as rpc
+from sluice.worker.doorway import Doorway
 from sluice.worker.lease_renewal import renew_forever
 from sluice.worker.outbound import Outbound, Surroundings
 from sluice.worker.peer_service import PeerService
@@ -64,6 +67,14 @@ class WorkerProcess:
         kv_port = listen(self._server, host=config.host, port=config.kv_port)
         info = describe(config, built, boot=boot, kv_address=f"{advertise_host}:{kv_port}")
         metrics = WorkerMetrics()
+        self._side = EmbeddingSide(config, built.embeddings, boot=boot) if built.embeddings else None
+        if self._side is not None:
+            info = dataclasses.replace(
+                info,
+                image_address=self._side.address,
+                image_boot=self._side.boot,
+                image_fingerprint=self._side.fingerprint,
+            )
         self._shell = Shell(
             built.engine,
             info,
@@ -103,6 +114,17 @@ class WorkerProcess:
         )
         service = PeerService(self._arrivals, lambda: own.hello(self._mover))
         rpc.add_KvPeerServicer_to_server(service, self._server)
+        self._looks: LookTable | None = None
+        if (sight := built.sight) is not None:
+            self._looks = LookTable(self._shell, sight.eye, config.images, metrics, SystemClock())
+            sight.listen(metrics.encoded)
+        if self._side is not None:
+            self._side.attach(self._shell, metrics)
+        self._door = Doorway(
+            self._shell,
+            takers=[] if self._looks is None else [self._looks.take],
+            hearers=[] if self._side is None else [self._side.viewing.hear],
+        )
 
     @property
     def shell(self) -> Shell:
@@ -122,12 +144,13 @@ class WorkerProcess:
         standing.info = dataclasses.replace(standing.info, metrics_address=observed.address)
         await self._server.start()
         self._shell.open()
-        links = RouterLinks(self._config.routers, self._shell)
+        links = RouterLinks(self._config.routers, self._door)
         tasks = [
             asyncio.create_task(links.run(), name="router-links"),
             asyncio.create_task(self._renew_leases(), name="lease-renewal"),
             asyncio.create_task(self._arrivals.reap_forever(), name="lease-reaper"),
             asyncio.create_task(self._prober.run(), name="prober"),
+            *([] if self._side is None else await self._side.start()),
         ]
         try:
             await wait_for_end(tasks, self._shell.died, stop)
@@ -172,10 +195,14 @@ class WorkerProcess:
                 await self._prober.close()
         except TimeoutError:
             log.warning("transfers were still running after %.0f s", self._config.stop_grace_s)
+        if self._looks is not None:
+            await self._looks.close()
         await self._peers.close()
         await self._server.stop(grace=0.5)
         await asyncio.to_thread(self._shell.steps.stop, timeout_s=STOP_ENGINE_S)
         await asyncio.to_thread(self._mover.close)
+        if self._side is not None:
+            await self._side.close()
         if self._built.memory is not None:
             self._built.memory.close()
 
@@ -195,7 +222,8 @@ class WorkerProcess:
         )
 
     def _unhealthy(self) -> list[str]:
-        reasons = [] if self._mover.is_alive else ["the KV mover has died"]
+        is_alive = self._mover.is_alive and (self._side is None or self._side.is_alive)
+        reasons = [] if is_alive else ["the KV mover has died"]
         return [*reasons, "the engine has died"] if self._shell.died.done() else reasons
 
 
@@ -268,6 +296,7 @@ def describe(config: WorkerConfig, built: BuiltEngine, *, boot: BootId, kv_addre
         link_bytes_per_s=built.standpoint.link_bytes_per_s,
         kv_token_bytes=built.standpoint.kv_token_bytes,
         step_terms=terms_of(built.standpoint.curve),
+        image_fingerprint=built.facts.fingerprint if built.sight is not None else "",
     )
 
 

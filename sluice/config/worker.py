@@ -46,13 +46,25 @@ class GpuConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImagesConfig:
+    """Pictures and their embeddings, where the model sees."""
+
+    encodes: bool = False  # a worker of another role has an encoder beside it, in its own process
+    embeddings_mib: int = 32  # where embeddings arrive; encode workers keep theirs in engine.kv_memory_mib
+    prepared_mib: int = 256  # pixels that wait for the vision tower
+    looks_max: int = 256  # pictures that wait to be prepared
+    looks_mib_max: int = 256
+    threads: int = 2  # that prepare pictures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
     """One worker process."""
 
     worker: str
     model_path: str
     model_name: str = ""  # as routers call it; empty: the directory's name
-    role: Literal["prefill", "decode", "mixed"] = "mixed"
+    role: Literal["encode", "prefill", "decode", "mixed"] = "mixed"
     routers: tuple[str, ...] = ("127.0.0.1:8001",)  # host:port of routers' gRPC; all addresses of a name are dialled
     host: str = "127.0.0.1"
     advertise_host: str = ""  # as peers reach this worker; empty: `host`
@@ -64,4 +76,5 @@ class WorkerConfig:
     gpu: GpuConfig = field(default_factory=GpuConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
+    images: ImagesConfig = field(default_factory=ImagesConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)

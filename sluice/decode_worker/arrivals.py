@@ -15,6 +15,7 @@ from typing import Final, TypeVar, assert_never
 from sluice import clock
 from sluice.config.worker import TransferConfig
 from sluice.decode_worker import proof
+from sluice.decode_worker.host import Host
 from sluice.decode_worker.received import record
 from sluice.domain.ids import BlockHash, BootId, Epoch, SequenceId
 from sluice.domain.kv import KvGeometry
@@ -30,7 +31,6 @@ from sluice.kv_transfer.plan import block_ranges
 from sluice.telemetry.metrics import WorkerMetrics
 from sluice.wire import convert
 from sluice.wire.gen import sluice_pb2 as pb
-from sluice.worker.shell import Shell
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class ArrivalTable:
     def __init__(
         self,
         *,
-        shell: Shell,
+        shell: Host,
         mover: KvMover,
         identity: KvIdentity,
         settings: TransferConfig,

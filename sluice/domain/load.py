@@ -28,6 +28,9 @@ class WorkerInfo:
     price_per_h: float = 0.0  # dollars of the whole replica; 0: not told
     link_bytes_per_s: float = 0.0  # to other hosts, one direction; 0: not told
     kv_token_bytes: int = 0  # KV of one token over all layers and heads; 0: not told
+    image_address: str = ""  # host:port where it takes in embeddings; empty: it reads text alone
+    image_boot: BootId | None = None  # this incarnation, as the senders of embeddings know it
+    image_fingerprint: str = ""  # of the embeddings it makes or reads
     step_terms: StepTerms | None = None  # what it expects its steps to take before any is measured
 
 

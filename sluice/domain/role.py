@@ -6,6 +6,7 @@ from enum import Enum
 class Role(Enum):
     """The work a worker admits. A state that can change, not a kind of process."""
 
+    ENCODE = "encode"  # images to embeddings; loads another half of the model than the others
     PREFILL = "prefill"
     DECODE = "decode"
     MIXED = "mixed"

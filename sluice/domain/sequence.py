@@ -31,6 +31,7 @@ class SequenceState:
     traceparent: str = ""  # W3C trace context; empty when the request is not traced
     choice: int = 0  # which output of its request this is
     images: tuple[ImageSpan, ...] = ()  # in the prompt, in order
+    viewer: SequenceId | None = None  # of an image's own sequence: the one that will read its embeddings
 
     def __post_init__(self) -> None:
         assert 0 < self.prompt_tokens <= len(self.tokens), "a sequence has a prompt, and outputs follow it"

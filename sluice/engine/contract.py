@@ -14,10 +14,12 @@ or writing them. Who ends those states: `worker/` under the laws of `kv_transfer
 Next: `engine.py` for the real one, `worker/step_loop.py` for the caller.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from sluice.capacity.step_model import EMPTY, StepShape
 from sluice.domain.ids import BlockHash, BlockId, Epoch, SequenceId
@@ -26,7 +28,22 @@ from sluice.domain.load import WorkerLoad
 from sluice.domain.role import FinishReason
 from sluice.domain.sequence import SequenceState
 
-NO_EMBEDDINGS: Final[Mapping[bytes, memoryview]] = MappingProxyType({})
+
+class EmbeddingRows(Protocol):
+    """The embeddings of one image, where they lie. Whoever holds them closes them once."""
+
+    @property
+    def tokens(self) -> int:
+        """How many there are."""
+        ...
+
+    def rows(self, first: int, end: int) -> npt.NDArray[np.uint8]:
+        """Those of tokens [first, end) as bytes [tokens, levels * hidden * item], in the model's dtype."""
+        ...
+
+    def close(self) -> None:
+        """They are not read any more. From any thread."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,14 +160,19 @@ class Engine(Protocol):
     @property
     def limits(self) -> EngineLimits: ...
 
-    def add(self, state: SequenceState, *, hold: bool, embeddings: Mapping[bytes, memoryview] = NO_EMBEDDINGS) -> None:
+    def add(self, state: SequenceState, *, hold: bool) -> None:
         """Queue a sequence; tokens without KV (all of them, less prefix hits) will be prefilled.
 
-        `embeddings` of the images in its prompt, by digest: [tokens, levels, hidden] each, in the
-        model's dtype; they must stay as they are while the sequence is here. With `hold` the sequence
-        stops after its first new token and becomes HELD, unless that token finished it. Raises
-        InvalidRequestError if it can never fit or an image is missing, OverloadedError if the waiting
-        queue is full.
+        Tokens of an image, and what follows them, wait until its embeddings are provided. With `hold`
+        the sequence stops after its first new token and becomes HELD, unless that token finished it.
+        Raises InvalidRequestError if it can never fit, OverloadedError if the waiting queue is full.
+        """
+        ...
+
+    def provide(self, sequence: SequenceId, digest: bytes, embeddings: EmbeddingRows) -> None:
+        """The embeddings of an image in the sequence's prompt, closed when it leaves.
+
+        At once if nobody waits for them. Raises InvalidRequestError, and closes them, if they are too few.
         """
         ...
 

@@ -5,7 +5,7 @@ Owns the order of a step and nothing else: schedule, run, note what happened. De
 One thread calls it; it never blocks on I/O.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from sluice.clock import Clock, SystemClock
@@ -16,8 +16,8 @@ from sluice.domain.role import Lifecycle
 from sluice.domain.sequence import SequenceState
 from sluice.engine.block_counts import count_blocks
 from sluice.engine.contract import (
-    NO_EMBEDDINGS,
     BlockCounts,
+    EmbeddingRows,
     EngineLimits,
     GroupListener,
     KvExtent,
@@ -28,7 +28,7 @@ from sluice.engine.contract import (
     TokenOut,
 )
 from sluice.engine.handover import Handover
-from sluice.engine.request_checks import check_embeddings, check_tokens, check_unit_hashes
+from sluice.engine.request_checks import check_embeddings, check_reads_images, check_tokens, check_unit_hashes
 from sluice.engine.runner import ModelRunner, Sampled
 from sluice.engine.scheduler import Scheduler
 from sluice.engine.sequence import Phase
@@ -86,11 +86,23 @@ class PagedEngine:
         """ "cpu" or "cuda:0"."""
         return self._runner.kv_device
 
-    def add(self, state: SequenceState, *, hold: bool, embeddings: Mapping[bytes, memoryview] = NO_EMBEDDINGS) -> None:
+    def add(self, state: SequenceState, *, hold: bool) -> None:
         self._check(state)
-        check_embeddings(state, embeddings, token_bytes=self._runner.facts.image_token_bytes)
+        check_reads_images(state, token_bytes=self._runner.facts.image_token_bytes)
         self.handover.check_absent(state.sequence)
-        self.scheduler.add(state, hold=hold, embeddings=embeddings)
+        self.scheduler.add(state, hold=hold)
+
+    def provide(self, sequence: SequenceId, digest: bytes, embeddings: EmbeddingRows) -> None:
+        live = self.scheduler.waiting_for(sequence, digest)
+        if live is None:
+            embeddings.close()
+            return
+        try:
+            check_embeddings(live.accepted, digest, embeddings)
+        except InvalidRequestError:
+            embeddings.close()
+            raise
+        live.embeddings[digest] = embeddings
 
     def hold(self, sequence: SequenceId) -> None:
         self.scheduler.hold(sequence)
@@ -194,7 +206,7 @@ class PagedEngine:
         for sequence, choice in ((each.sequence, each.choice) for each in sampled):
             if not choice.is_valid:
                 self._runner.scrub(self.scheduler.fail(sequence))
-                failed.append((sequence.sequence, "the model gave logits that are not finite"))
+                failed.append((sequence.sequence, choice.problem))
                 continue
             finish = finish_reason(
                 sequence.sampling,

@@ -52,8 +52,7 @@ def image_rows(works: Sequence[Work], shape: ImageShape, *, device: torch.device
             first, end = max(span.first, work.first), min(span.end, work.end)
             if first < end:
                 rows.append(np.arange(start + first - work.first, start + end - work.first))
-                own = _embeddings(work.sequence, span, shape)
-                parts.append(own[span.offset + first - span.first : span.offset + end - span.first])
+                parts.append(_embeddings(work.sequence, span, shape, first=first, end=end))
         start += work.tokens
     if not rows:
         return None
@@ -83,7 +82,8 @@ def _rope(work: Work) -> Ints:
     return rope_positions(known, begun)[:, work.first : work.end]
 
 
-def _embeddings(sequence: LiveSequence, span: ImageSpan, shape: ImageShape) -> torch.Tensor:
-    """All embeddings of an image, [tokens, levels, hidden], where they lie."""
-    flat = torch.frombuffer(sequence.embeddings[span.digest], dtype=shape.dtype)
-    return flat.view(-1, shape.levels, shape.hidden)
+def _embeddings(sequence: LiveSequence, span: ImageSpan, shape: ImageShape, *, first: int, end: int) -> torch.Tensor:
+    """Those of the prompt's tokens [first, end), all in `span`: [tokens, levels, hidden]."""
+    shift = span.offset - span.first
+    rows = sequence.embeddings[span.digest].rows(first + shift, end + shift)
+    return torch.from_numpy(rows).view(shape.dtype).view(-1, shape.levels, shape.hidden)

@@ -64,10 +64,10 @@ def load_model(
     anything wrong with the model, ConfigError for a device or dtype that is not there.
     """
     report = progress or _ignore
-    target = _device(device)
-    precision = _dtype(dtype, target)
+    target = device_of(device)
+    precision = dtype_of(dtype, target)
     report("finding files", 0.0)
-    directory = _directory_of(path_or_hub_id)
+    directory = directory_of(path_or_hub_id)
     check_model_files(directory)
     report("reading configuration", 0.05)
     config = _read_config(directory)
@@ -156,7 +156,8 @@ def _ignore(_stage: str, _fraction: float) -> None:
     """Nobody wants to hear of progress."""
 
 
-def _device(device: str | None) -> torch.device:
+def device_of(device: str | None) -> torch.device:
+    """A torch device, the GPU if there is one and none is named. Raises ConfigError."""
     if device is None:
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:
@@ -168,7 +169,8 @@ def _device(device: str | None) -> torch.device:
     return chosen
 
 
-def _dtype(dtype: str | None, device: torch.device) -> torch.dtype:
+def dtype_of(dtype: str | None, device: torch.device) -> torch.dtype:
+    """A precision by name, or the device's usual one. Raises ConfigError."""
     if dtype is None:
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     if dtype not in DTYPES:
@@ -176,7 +178,8 @@ def _dtype(dtype: str | None, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def _directory_of(path_or_hub_id: str) -> Path:
+def directory_of(path_or_hub_id: str) -> Path:
+    """Where the model's files are, fetched from the hub if need be. Raises ModelLoadError."""
     path = Path(path_or_hub_id).expanduser()
     if path.is_dir():
         return path

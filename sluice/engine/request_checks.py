@@ -4,7 +4,7 @@ Sizes and limits are the scheduler's to check; the ranges of sampling settings a
 they are built. Next: `engine.py`, the only user.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from sluice.domain.block_hash import HASH_UNIT_TOKENS
 from sluice.domain.ids import BlockHash
 from sluice.domain.image import image_tokens
 from sluice.domain.sequence import SequenceState
+from sluice.engine.contract import EmbeddingRows
 from sluice.errors import InvalidRequestError
 
 
@@ -30,15 +31,18 @@ def check_tokens(state: SequenceState, *, vocabulary: int) -> None:
             raise InvalidRequestError(field="logit_bias", problem=f"names token {token}", remedy=remedy)
 
 
-def check_embeddings(state: SequenceState, embeddings: Mapping[bytes, memoryview], *, token_bytes: int) -> None:
-    """Raise InvalidRequestError unless every image of the prompt has enough embeddings of `token_bytes` each."""
+def check_reads_images(state: SequenceState, *, token_bytes: int) -> None:
+    """Raise InvalidRequestError if there are images and an image token has no bytes: the model reads text alone."""
     if state.images and not token_bytes:
         raise InvalidRequestError(field="images", problem="are not read by this model", remedy="send text alone")
-    for span in state.images:
-        have = embeddings[span.digest].nbytes if span.digest in embeddings else 0
-        if have < (span.offset + span.tokens) * token_bytes:
-            problem = f"{span.digest.hex()} has {have} bytes of embeddings for token {span.first}"
-            raise InvalidRequestError(field="images", problem=problem, remedy="encode it first")
+
+
+def check_embeddings(state: SequenceState, digest: bytes, embeddings: EmbeddingRows) -> None:
+    """Raise InvalidRequestError unless there is a row for every token of the image in the prompt."""
+    needed = max((span.offset + span.tokens for span in state.images if span.digest == digest), default=0)
+    if embeddings.tokens < needed:
+        problem = f"{digest.hex()} has {embeddings.tokens} embeddings for {needed} tokens"
+        raise InvalidRequestError(field="images", problem=problem, remedy="encode the picture that the prompt shows")
 
 
 def _check_spans(state: SequenceState) -> None:

@@ -1,7 +1,8 @@
 """What runs a step's plan: a model on a device, or something that stands in for one. No torch.
 
 The engine decides what is computed and on which blocks; a runner writes that KV and chooses the
-tokens that follow. Two exist: `torch_runner.py` runs a model, `emulated_runner.py` a table of times.
+tokens that follow. Three exist: `torch_runner.py` runs a model,
+`vision/vision_runner.py` a vision tower, `emulated_runner.py` a table of times.
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ class Choice:
     token: int
     logprobs: Logprobs | None
     is_valid: bool
+    problem: str = "the model gave logits that are not finite"  # why it is not
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ Next: `handover.py` for reservations, `block_pool.py` for the blocks, `engine.py
 """
 
 from bisect import insort
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from sluice.domain.ids import BlockHash, BlockId, SequenceId
@@ -21,7 +21,7 @@ from sluice.domain.kv import KvGeometry
 from sluice.domain.role import FinishReason
 from sluice.domain.sequence import SequenceState
 from sluice.engine.block_pool import BlockPool
-from sluice.engine.contract import NO_EMBEDDINGS, EngineLimits
+from sluice.engine.contract import EngineLimits
 from sluice.engine.sequence import LiveSequence, Phase
 from sluice.engine.step_plan import StepPlan, Work
 from sluice.errors import IllegalTransitionError, InvalidRequestError, OverloadedError, ReservationRefusedError
@@ -50,12 +50,12 @@ class Scheduler:
 
     # ---- what the outside asks for
 
-    def add(self, state: SequenceState, *, hold: bool, embeddings: Mapping[bytes, memoryview] = NO_EMBEDDINGS) -> None:
+    def add(self, state: SequenceState, *, hold: bool) -> None:
         """Queue a sequence. Raises InvalidRequestError if it can never fit, OverloadedError if the queue is full."""
         self.check_new(state)
         if len(self._waiting) >= self._limits.waiting_sequences_max:
             raise OverloadedError("the engine's waiting queue is full", retry_after_s=RETRY_AFTER_S)
-        sequence = self._accept_sequence(state, hold=hold, embeddings=embeddings)
+        sequence = self._accept_sequence(state, hold=hold)
         insort(self._waiting, sequence, key=_by_arrival)
 
     def check_absent(self, sequence_id: SequenceId) -> None:
@@ -87,6 +87,7 @@ class Scheduler:
         if missing and not self.pool.can_take(missing, beside=[]):
             raise ReservationRefusedError(f"{missing} blocks are missing for the tokens still to be prefilled")
         sequence = self._accept_sequence(state, hold=False)
+        sequence.has_prompt = True
         sequence.blocks = blocks + self.pool.take(missing)
         sequence.computed = computed
         self._publish(sequence)
@@ -117,6 +118,11 @@ class Scheduler:
         if sequence is not None:
             self._forget(sequence)
 
+    def waiting_for(self, sequence_id: SequenceId, digest: bytes) -> LiveSequence | None:
+        """The sequence, if it is live and will read this image, which it does not have yet."""
+        sequence = self._live.get(sequence_id)
+        return sequence if sequence is not None and sequence.wants(digest) else None
+
     def find(self, sequence_id: SequenceId) -> LiveSequence:
         """A live sequence. Raises IllegalTransitionError for one that is not here."""
         sequence = self._live.get(sequence_id)
@@ -127,9 +133,12 @@ class Scheduler:
     def has_work(self) -> bool:
         """Whether plan() would find something to do.
 
-        False while everybody waits for blocks that are held or reserved: no step can free those.
+        False while everybody waits for images, or for blocks that are held or reserved: no step can bring those.
         """
-        return bool(self._running) or (bool(self._waiting) and self._room_for(self._waiting[0]) is not None)
+        if any(sequence.phase is Phase.DECODE or not self._is_stalled(sequence) for sequence in self._running):
+            return True
+        movable = (one for one in self._waiting if not self._is_stalled(one) and not self._waits_for_sibling(one))
+        return (first := next(movable, None)) is not None and self._room_for(first) is not None
 
     # ---- one step
 
@@ -185,16 +194,8 @@ class Scheduler:
             self._take_off(sequence)
         insort(self._running, sequence, key=_by_arrival)
 
-    def _accept_sequence(
-        self, state: SequenceState, *, hold: bool, embeddings: Mapping[bytes, memoryview] = NO_EMBEDDINGS
-    ) -> LiveSequence:
-        sequence = LiveSequence(
-            accepted=state,
-            arrival=self._arrivals,
-            hold=hold,
-            block_tokens=self._block_tokens,
-            embeddings=embeddings,
-        )
+    def _accept_sequence(self, state: SequenceState, *, hold: bool) -> LiveSequence:
+        sequence = LiveSequence(accepted=state, arrival=self._arrivals, hold=hold, block_tokens=self._block_tokens)
         self._arrivals += 1
         self._live[state.sequence] = sequence
         return sequence
@@ -249,6 +250,8 @@ class Scheduler:
         for sequence in tuple(self._waiting):
             if len(self._running) >= self._limits.batch_sequences_max or passed_over == PASSED_OVER_MAX:
                 return
+            if self._is_stalled(sequence):
+                continue  # and whoever comes after it may overtake: it holds no blocks and would use none
             if self._waits_for_sibling(sequence):
                 passed_over += 1
                 continue
@@ -266,7 +269,17 @@ class Scheduler:
         """
         hashes = sequence.cacheable_hashes
         known = len(self.pool.find(hashes))
-        return known < len(hashes) and hashes[known] in self._in_flight
+        sibling = self._in_flight.get(hashes[known]) if known < len(hashes) else None
+        return sibling is not None and not self._is_stalled(self._live[sibling])
+
+    def _is_stalled(self, sequence: LiveSequence) -> bool:
+        """Whether the next token to compute of a waiting or prefilling sequence is of an image that is not here yet."""
+        if next(sequence.lacking, None) is None:
+            return False
+        start = sequence.computed
+        if sequence.phase is Phase.WAITING:
+            start = len(self.pool.find(sequence.cacheable_hashes)) * self._block_tokens
+        return sequence.computable_end(start) == start
 
     def _room_for(self, sequence: LiveSequence) -> list[BlockId] | None:
         """The cached blocks that a waiting sequence would share, or None if the rest cannot be taken now."""
@@ -326,6 +339,8 @@ class Scheduler:
             case Phase.HELD:
                 pass
         self._let_blocks_go(sequence)
+        for embeddings in sequence.embeddings.values():
+            embeddings.close()
         del self._live[sequence.sequence]
 
     # ---- what the outside may look at
@@ -357,7 +372,8 @@ def _by_arrival(sequence: LiveSequence) -> int:
 
 
 def _take_chunk(sequence: LiveSequence, budget: int, prefills: list[Work]) -> int:
-    """Give `sequence` as many tokens as it needs and the budget allows; returns how many."""
-    end = min(len(sequence.tokens), sequence.computed + budget)
-    prefills.append(Work(sequence, sequence.computed, end))
+    """Give `sequence` as many tokens as it needs, its images and the budget allow; returns how many."""
+    end = min(sequence.computable_end(sequence.computed), sequence.computed + budget)
+    if end > sequence.computed:
+        prefills.append(Work(sequence, sequence.computed, end))
     return end - sequence.computed

@@ -4,14 +4,16 @@ Decides nothing and touches no tensor: `scheduler.py` moves sequences between ph
 `input_builder.py` turns them into tensors.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from sluice.domain.block_hash import extend_chain, hashes_of_blocks
 from sluice.domain.ids import BlockHash, BlockId, SequenceId
+from sluice.domain.image import ImageSpan
 from sluice.domain.sampling import SamplingParams
 from sluice.domain.sequence import SequenceState
+from sluice.engine.contract import EmbeddingRows
 
 
 class Phase(Enum):
@@ -31,7 +33,8 @@ class LiveSequence:
     arrival: int  # grows with every accepted sequence; decides who goes first
     hold: bool  # becomes HELD after its first new token
     block_tokens: int
-    embeddings: Mapping[bytes, memoryview]  # of its images, if it came with them
+    embeddings: dict[bytes, EmbeddingRows] = field(default_factory=dict)  # of those of its images that are here
+    has_prompt: bool = False  # it came with its prompt's KV: nobody sends it embeddings
     phase: Phase = Phase.WAITING
     computed: int = 0
     published: int = 0  # leading blocks already offered to the prefix cache
@@ -67,7 +70,22 @@ class LiveSequence:
     @property
     def can_restart(self) -> bool:
         """Whether its KV could be computed again here: a sequence that came with KV alone has no embeddings."""
-        return all(span.digest in self.embeddings for span in self.accepted.images)
+        return not self.has_prompt or not self.accepted.images
+
+    @property
+    def lacking(self) -> Iterator[ImageSpan]:
+        """Spans of its prompt whose embeddings are sent to it and are not here; none of an image's own sequence."""
+        if self.has_prompt or self.accepted.viewer is not None:
+            return iter(())
+        return (span for span in self.accepted.images if span.digest not in self.embeddings)
+
+    def wants(self, digest: bytes) -> bool:
+        """Whether it waits for the embeddings of this image."""
+        return any(span.digest == digest for span in self.lacking)
+
+    def computable_end(self, start: int) -> int:
+        """One past the last token that can be computed from `start` on: images that are not here stop it."""
+        return next((max(start, span.first) for span in self.lacking if span.end > start), len(self.tokens))
 
     def extend_hashes(self) -> None:
         """Continue the hash chain over full blocks that have none, generated tokens included."""

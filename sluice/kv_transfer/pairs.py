@@ -138,7 +138,7 @@ class PairTable:
     def unready(self, role: Role, *, now_s: float) -> list[str]:
         """Why a worker of this role cannot do its part; empty if it can, or if nobody is there to do it with."""
         match role:
-            case Role.PREFILL:
+            case Role.PREFILL | Role.ENCODE:
                 return self._unready_to_send(now_s=now_s)
             case Role.DECODE:
                 return self._unready_to_receive(now_s=now_s)
@@ -154,7 +154,7 @@ class PairTable:
             return []
         problems = [f"{pair.peer.worker}: {pair.problem or pair.state.value}" for pair in targets[:NAMED_MAX]]
         more = f", and {len(targets) - NAMED_MAX} more" if len(targets) > NAMED_MAX else ""
-        return [f"no decode worker can be reached ({'; '.join(problems)}{more})"]
+        return [f"no worker to send to can be reached ({'; '.join(problems)}{more})"]
 
     def _unready_to_receive(self, *, now_s: float) -> list[str]:
         sources = [pair.peer.worker for pair in self.pairs.values() if not pair.peer.is_target]

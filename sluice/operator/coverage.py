@@ -13,6 +13,7 @@ from sluice.domain.role import Role
 from sluice.operator.observation import Member, Stage
 
 PHASES: Final = {
+    Role.ENCODE: frozenset({Role.ENCODE}),
     Role.PREFILL: frozenset({Role.PREFILL}),
     Role.DECODE: frozenset({Role.DECODE}),
     Role.MIXED: frozenset({Role.PREFILL, Role.DECODE}),

@@ -121,7 +121,7 @@ def has_spare(pool: PoolLoad, demand: Demand) -> bool:
 def misses(pool: PoolLoad, demand: Demand) -> int:
     """Misses of the objective that a pool's phase decides: TTFT for prefill, TPOT for decode."""
     match pool.role:
-        case Role.PREFILL:
+        case Role.PREFILL | Role.ENCODE:
             return demand.ttft_misses
         case Role.DECODE:
             return demand.tpot_misses
@@ -142,7 +142,7 @@ def worker_load(worker: WorkerView, role: Role) -> float:
     kv = 1 - worker.free_blocks / worker.blocks if worker.blocks else 0.0
     line = worker.sequences / PROMPTS_IN_LINE
     match role:
-        case Role.PREFILL:
+        case Role.PREFILL | Role.ENCODE:
             return max(line, kv)
         case Role.DECODE:
             return max(batch + waiting, kv)

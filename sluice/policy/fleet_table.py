@@ -21,7 +21,12 @@ STEP_TOKENS: Final = 2048
 
 PREFILL_BIT: Final = 1
 DECODE_BIT: Final = 2
-ROLE_BITS: Final = {Role.PREFILL: PREFILL_BIT, Role.DECODE: DECODE_BIT, Role.MIXED: PREFILL_BIT | DECODE_BIT}
+ROLE_BITS: Final = {
+    Role.ENCODE: 0,
+    Role.PREFILL: PREFILL_BIT,
+    Role.DECODE: DECODE_BIT,
+    Role.MIXED: PREFILL_BIT | DECODE_BIT,
+}
 
 _NOBODY: Final[frozenset[int]] = frozenset()
 _Number = TypeVar("_Number", np.int64, np.float64)

@@ -208,6 +208,22 @@ WORKER_METRICS: Final = (
         labels=("result",),
         meaning="Probes of links to peers: good, slow, failed, or declined by the peer",
     ),
+    MetricSpec(
+        name="sluice_pictures",
+        kind=_C,
+        labels=("result",),
+        meaning="Pictures sent here to be encoded: prepared, or refused",
+    ),
+    MetricSpec(name="sluice_prepare_seconds", kind=_H, buckets=_STEP_S, meaning="Picture received to prepared"),
+    MetricSpec(name="sluice_encode_seconds", kind=_H, buckets=_STEP_S, meaning="One forward pass of the vision tower"),
+    MetricSpec(name="sluice_encoded_images", kind=_C, meaning="Images encoded; those found in the cache are not"),
+    MetricSpec(name="sluice_encoded_tokens", kind=_C, meaning="Embeddings made"),
+    MetricSpec(
+        name="sluice_embedding_blocks",
+        kind=_G,
+        labels=("state",),
+        meaning="Blocks of images' embeddings by state, on a worker that reads them",
+    ),
     MetricSpec(name="sluice_unusable_links", kind=_G, meaning="Links to peers that are slow or failing: not used"),
     MetricSpec(name="sluice_ready", kind=_G, meaning="1 while the worker admits work, else 0"),
 )

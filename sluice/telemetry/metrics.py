@@ -5,7 +5,7 @@ instruments on a registry of their own; `exposition()` is the text of `/metrics`
 names and keeps no history. Served by `metrics_server.py`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
 
@@ -186,6 +186,14 @@ class WorkerMetrics:
         self.ready = make.gauge("sluice_ready")
         self.unusable_links = make.gauge("sluice_unusable_links")
         self._probes = make.counter("sluice_probes")
+        pictures = make.counter("sluice_pictures")
+        self._prepared, self._refused = pictures.labels("prepared"), pictures.labels("refused")
+        self._prepare = make.histogram("sluice_prepare_seconds").labels()
+        self._encode = make.histogram("sluice_encode_seconds").labels()
+        self._encoded_images = make.counter("sluice_encoded_images")
+        self._encoded_tokens = make.counter("sluice_encoded_tokens")
+        embeddings = make.gauge("sluice_embedding_blocks")
+        self._embeddings = {state: embeddings.labels(state.value) for state in BlockState}
 
     def stepped(
         self, *, seconds: float, prefill_tokens: int, decode_sequences: int, preempted: int, failed: int
@@ -210,6 +218,26 @@ class WorkerMetrics:
         self._blocks[BlockState.ACTIVE].set(active)
         self._blocks[BlockState.HELD].set(held)
         self._blocks[BlockState.RESERVED].set(reserved)
+
+    def set_embedding_blocks(self, counts: Mapping[BlockState, int]) -> None:
+        """Where every block of the embedding store is now."""
+        for state, gauge in self._embeddings.items():
+            gauge.set(counts[state])
+
+    def picture_prepared(self, *, seconds: float) -> None:
+        """A picture is ready for the vision tower, `seconds` after it came."""
+        self._prepared.inc()
+        self._prepare.observe(seconds)
+
+    def picture_refused(self) -> None:
+        """A picture cannot be shown to the model."""
+        self._refused.inc()
+
+    def encoded(self, images: int, tokens: int, seconds: float) -> None:
+        """The vision tower has made `tokens` embeddings of `images` in one forward pass."""
+        self._encode.observe(seconds)
+        self._encoded_images.inc(images)
+        self._encoded_tokens.inc(tokens)
 
     def transferred(self, *, transport: str, direction: Direction, moved_bytes: int, seconds: float | None) -> None:
         """A transfer over `transport` completed; `seconds` is None where only the other side can time it."""

@@ -92,6 +92,7 @@ def state_to_wire(state: SequenceState) -> pb.SequenceState:
             pb.ImageSpan(digest=span.digest, first=span.first, rows=span.rows, columns=span.columns, offset=span.offset)
             for span in state.images
         ],
+        viewer=state.viewer,
     )
 
 
@@ -118,6 +119,7 @@ def state_from_wire(message: pb.SequenceState) -> SequenceState:
             ImageSpan(digest=span.digest, first=span.first, rows=span.rows, columns=span.columns, offset=span.offset)
             for span in message.images
         ),
+        viewer=SequenceId(message.viewer) if message.HasField("viewer") else None,
     )
 
 
@@ -143,7 +145,15 @@ def info_to_wire(info: WorkerInfo) -> pb.Register:
         link_bytes_per_s=info.link_bytes_per_s,
         kv_token_bytes=info.kv_token_bytes,
         step_terms=None if info.step_terms is None else pb.StepTerms(**info.step_terms._asdict()),
+        images=_image_target(info),
+        image_fingerprint=info.image_fingerprint,
     )
+
+
+def _image_target(info: WorkerInfo) -> pb.DecodeTarget | None:
+    if info.image_boot is None:
+        return None
+    return pb.DecodeTarget(worker=info.worker, boot=info.image_boot, kv_address=info.image_address)
 
 
 def info_from_wire(message: pb.Register) -> WorkerInfo:
@@ -167,6 +177,9 @@ def info_from_wire(message: pb.Register) -> WorkerInfo:
         link_bytes_per_s=message.link_bytes_per_s,
         kv_token_bytes=message.kv_token_bytes,
         step_terms=_terms_from_wire(message.step_terms) if message.HasField("step_terms") else None,
+        image_address=message.images.kv_address,
+        image_boot=BootId(message.images.boot) if message.HasField("images") else None,
+        image_fingerprint=message.image_fingerprint,
     )
 
 

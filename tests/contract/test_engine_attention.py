@@ -78,7 +78,6 @@ class Case:
                 arrival=index,
                 hold=False,
                 block_tokens=block_tokens,
-                embeddings={},
             )
             sequence.blocks = [free.pop() for _ in range(self.geometry.blocks_for(first + count))]
             self.works.append(Work(sequence, first, first + count))

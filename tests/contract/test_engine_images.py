@@ -16,7 +16,7 @@ from sluice.domain.ids import SequenceId
 from sluice.domain.image import ImageSpan, image_tokens
 from sluice.domain.sequence import SequenceState
 from sluice.engine import torch_runner
-from sluice.engine.contract import EngineLimits, StepReport
+from sluice.engine.contract import EngineLimits, StepReport, TokenOut
 from sluice.engine.engine import PagedEngine
 from sluice.engine.model_loader import LoadedModel, geometry_for, load_model
 from sluice.engine.vision.encoder import VisionEncoder
@@ -24,6 +24,7 @@ from sluice.engine.vision.picture import Picture
 from sluice.engine.vision.preprocessor import PreparedImage, Preprocessor
 from sluice.engine.vision.random_vision_models import CONFIGS, IMAGE_TOKEN, save_random_vision_model
 from sluice.errors import InvalidRequestError
+from sluice.testing.embedding_rows import ArrayRows
 from sluice.testing.sequence_states import ROOT, outputs_of, run_until_idle, sequence_state
 from tests.support.engine_caches import cache_of
 
@@ -47,7 +48,7 @@ class Seer:
         rng = random.Random(name)
         self.images = [self._image(rng) for _ in range(8)]
         self.embeddings = {
-            digest_of(index): memoryview(rows.contiguous().numpy()).cast("B")
+            digest_of(index): rows.contiguous().numpy().view(np.uint8).reshape(len(rows), -1)
             for index, rows in enumerate(self.encoder.encode(self.images))
         }
         self.prompts = [self._prompt(rng, rng.sample(range(8), count)) for count in IMAGES_OF_PROMPTS]
@@ -101,9 +102,17 @@ class Seer:
         state = sequence_state(index, tokens, max_tokens=NEW_TOKENS)
         return replace(state, images=tuple(spans), unit_hashes=tuple(extend_chain(ROOT, tokens)))
 
-    def embeddings_of(self, index: int) -> Mapping[bytes, memoryview]:
+    def embeddings_of(self, index: int) -> Mapping[bytes, ArrayRows]:
         """Of the images shown in one prompt."""
-        return {digest_of(image): self.embeddings[digest_of(image)] for image in self.prompts[index][1]}
+        return {digest_of(image): ArrayRows(self.embeddings[digest_of(image)]) for image in self.prompts[index][1]}
+
+    def add(self, engine: PagedEngine, index: int, *, hold: bool = False) -> SequenceState:
+        """Queue one prompt and send its images after it."""
+        state = self.state(index)
+        engine.add(state, hold=hold)
+        for digest, rows in self.embeddings_of(index).items():
+            engine.provide(state.sequence, digest, rows)
+        return state
 
     def engine(self, *, blocks: int = 128, step_tokens_max: int = 23) -> PagedEngine:
         geometry = geometry_for(self.model.facts, blocks=blocks)
@@ -128,11 +137,13 @@ def seer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_a_mixed_batch_in_chunks_and_with_prefix_hits_gives_the_tokens_of_generate(seer: Seer) -> None:
     engine = seer.engine()
     for index in seer.all_prompts:
-        engine.add(seer.state(index), hold=False, embeddings=seer.embeddings_of(index))
+        seer.add(engine, index)
     tokens = run_until_idle(engine, after_step=lambda _: engine.check_integrity())
     assert [outputs_of(tokens, index) for index in seer.all_prompts] == seer.expected
     again = seer.state(3)
-    engine.add(replace(again, sequence=SequenceId(99)), hold=False, embeddings=seer.embeddings_of(3))
+    engine.add(replace(again, sequence=SequenceId(99)), hold=False)
+    for digest, rows in seer.embeddings_of(3).items():
+        engine.provide(SequenceId(99), digest, rows)
     computed: list[int] = []
     repeated = run_until_idle(engine, after_step=lambda report: computed.append(report.shape.prefill_tokens))
     assert outputs_of(repeated, 99) == seer.expected[3]
@@ -150,7 +161,7 @@ def test_preempted_sequences_give_the_tokens_of_generate(seer: Seer) -> None:
         engine.check_integrity()
 
     for index in seer.all_prompts:
-        engine.add(seer.state(index), hold=False, embeddings=seer.embeddings_of(index))
+        seer.add(engine, index)
     tokens = run_until_idle(engine, after_step=count)
     assert [outputs_of(tokens, index) for index in seer.all_prompts] == seer.expected
 
@@ -160,7 +171,7 @@ def test_a_handed_over_sequence_goes_on_without_the_images(seer: Seer) -> None:
     for index in seer.all_prompts:
         state = seer.state(index)
         reservation = decode.reserve(state.sequence, tokens=state.prompt_tokens, unit_hashes=state.unit_hashes)
-        prefill.add(state, hold=True, embeddings=seer.embeddings_of(index))
+        seer.add(prefill, index, hold=True)
         tokens = run_until_idle(prefill)
         copy_blocks(prefill, decode, prefill.kv_of(state.sequence).blocks, reservation.blocks)
         decode.attach(prefill.state_of(state.sequence), computed=state.prompt_tokens)
@@ -174,7 +185,9 @@ def test_a_sequence_whose_images_are_elsewhere_is_given_up_rather_than_computed_
     state = seer.state(3)
     state = replace(state, sampling=replace(state.sampling, max_tokens=64))
     reservation = decode.reserve(state.sequence, tokens=state.prompt_tokens, unit_hashes=state.unit_hashes)
-    prefill.add(state, hold=True, embeddings=seer.embeddings_of(3))
+    prefill.add(state, hold=True)
+    for digest, rows in seer.embeddings_of(3).items():
+        prefill.provide(state.sequence, digest, rows)
     run_until_idle(prefill)
     copy_blocks(prefill, decode, prefill.kv_of(state.sequence).blocks, reservation.blocks)
     frozen = prefill.state_of(state.sequence)
@@ -191,18 +204,81 @@ def test_a_sequence_whose_images_are_elsewhere_is_given_up_rather_than_computed_
     decode.check_integrity()
 
 
+def test_a_prompt_is_computed_up_to_the_first_image_that_is_not_here(seer: Seer) -> None:
+    engine, state = seer.engine(), seer.state(3)
+    engine.add(state, hold=False)
+    computed: list[int] = []
+
+    def run() -> list[TokenOut]:
+        return run_until_idle(engine, after_step=lambda report: computed.append(report.shape.prefill_tokens))
+
+    assert run() == []
+    assert sum(computed) == state.images[0].first
+    for digest, rows in reversed(
+        seer.embeddings_of(3).items()
+    ):  # the last one first: nothing can go on before the first
+        assert run() == []
+        assert sum(computed) == state.images[0].first
+        engine.provide(state.sequence, digest, rows)
+    assert outputs_of(run(), 3) == seer.expected[3]
+    engine.check_integrity()
+
+
+def test_who_waits_for_images_holds_nobody_up(seer: Seer) -> None:
+    engine = seer.engine()
+    blind = seer.state(3)
+    engine.add(
+        replace(blind, tokens=blind.tokens[blind.images[0].first :], prompt_tokens=1, images=()), hold=False
+    ) if False else engine.add(blind, hold=False)
+    seer.add(engine, 2)
+    seer.add(engine, 0)
+    tokens = run_until_idle(engine)
+    assert [outputs_of(tokens, index) for index in (2, 0)] == [seer.expected[2], seer.expected[0]]
+    assert not engine.has_work()
+    for digest, rows in seer.embeddings_of(3).items():
+        engine.provide(blind.sequence, digest, rows)
+    assert outputs_of(run_until_idle(engine), 3) == seer.expected[3]
+
+
+def test_embeddings_are_closed_once_whatever_becomes_of_their_reader(seer: Seer) -> None:
+    engine, state = seer.engine(), seer.state(2)
+    own = seer.embeddings_of(2)
+    (first, early), *_ = own.items()
+    engine.provide(state.sequence, first, early)
+    assert early.closed == 1  # nobody here waits for it
+    engine.add(state, hold=False)
+    for digest, rows in seer.embeddings_of(2).items():
+        engine.provide(state.sequence, digest, rows)
+        twice = ArrayRows(rows.array)
+        engine.provide(state.sequence, digest, twice)
+        assert (rows.closed, twice.closed) == (0, 1)
+    late = seer.embeddings_of(2)
+    engine.abort(state.sequence)
+    for digest, rows in late.items():
+        engine.provide(state.sequence, digest, rows)
+    assert all(rows.closed == 1 for rows in late.values())
+    finished = seer.state(1)
+    (digest,) = seer.embeddings_of(1)
+    engine.add(finished, hold=False)
+    kept = seer.embeddings_of(1)[digest]
+    engine.provide(finished.sequence, digest, kept)
+    run_until_idle(engine)
+    assert kept.closed == 1
+
+
 def test_prompts_that_do_not_match_their_images_are_refused(seer: Seer) -> None:
     engine, state = seer.engine(), seer.state(1)
-    own = seer.embeddings_of(1)
-    with pytest.raises(InvalidRequestError, match="encode it first"):
-        engine.add(state, hold=False)
-    with pytest.raises(InvalidRequestError, match="encode it first"):
-        engine.add(state, hold=False, embeddings={digest: rows[:-4] for digest, rows in own.items()})
     moved = replace(state.images[0], first=state.images[0].first + 1)
     with pytest.raises(InvalidRequestError, match="do not stand for"):
-        engine.add(replace(state, images=(moved,)), hold=False, embeddings=own)
+        engine.add(replace(state, images=(moved,)), hold=False)
     with pytest.raises(InvalidRequestError, match="token"):
-        engine.add(replace(state, images=()), hold=False, embeddings=own)
+        engine.add(replace(state, images=()), hold=False)
+    engine.add(state, hold=False)
+    for digest, rows in seer.embeddings_of(1).items():
+        short = ArrayRows(rows.array[:-1])
+        with pytest.raises(InvalidRequestError, match="encode the picture"):
+            engine.provide(state.sequence, digest, short)
+        assert short.closed == 1
     engine.check_integrity()
 
 

@@ -90,7 +90,7 @@ def test_when_no_decode_worker_can_be_reached_both_sides_say_that_they_are_not_r
         world.workers["p0"].shell.fabric.suspect(world.workers["d0"].boot)
         await until(world, lambda: bool(world.workers["p0"].shell.unready()))
         (reason,) = world.workers["p0"].shell.unready()
-        assert reason.startswith("no decode worker can be reached (d0: ")
+        assert reason.startswith("no worker to send to can be reached (d0: ")
         (router,) = world.routers.values()
         await until(world, lambda: {m.name for m in router.dispatcher.fleet if m.is_ready} == {"d0"})
         await asyncio.sleep(100.0)

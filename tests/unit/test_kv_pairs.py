@@ -100,7 +100,7 @@ def test_what_is_known_of_a_peer_outlives_a_change_of_its_role() -> None:
 def test_a_prefill_worker_is_ready_while_one_decode_worker_can_be_reached() -> None:
     pairs = table(d0=Role.DECODE, d1=Role.DECODE)
     assert pairs.unready(Role.PREFILL, now_s=0.0) == [
-        "no decode worker can be reached (d0: not probed yet; d1: not probed yet)"
+        "no worker to send to can be reached (d0: not probed yet; d1: not probed yet)"
     ]
     pairs.due(now_s=0.0)
     pairs.ended(D0, probe(Finding.SLOW), now_s=0.0)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from sluice.engine.vision.families import family_of
+from sluice.engine.vision.families import embedding_levels, family_of
 from sluice.engine.vision.preprocessor import PreparedImage
 from sluice.engine.vision.vision_loader import load_vision_part
 
@@ -34,6 +34,16 @@ class VisionEncoder:
     def load(cls, directory: Path, *, dtype: torch.dtype, device: torch.device) -> "VisionEncoder":
         """The encoder of the model in `directory`. Raises ModelLoadError."""
         return cls(load_vision_part(directory, dtype=dtype, device=device))
+
+    @property
+    def levels(self) -> int:
+        """How many vectors an image token has."""
+        return embedding_levels(self._module.config)
+
+    @property
+    def hidden(self) -> int:
+        """How long each of them is."""
+        return int(self._module.config.get_text_config().hidden_size)
 
     @property
     def weight_bytes(self) -> int:

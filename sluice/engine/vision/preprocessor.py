@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import AutoConfig, AutoImageProcessor, BatchFeature
 
+from sluice.domain.image import ImageLayout
 from sluice.engine.vision.families import family_of
 from sluice.engine.vision.picture import DIGEST_BYTES, Picture
 from sluice.errors import InvalidRequestError, ModelLoadError
@@ -70,6 +71,23 @@ class Preprocessor:
             return self._tiles(made)
         pixels = np.ascontiguousarray(made["pixel_values"][0], dtype=np.float32)
         return PreparedImage(pixels=pixels, tokens=self._tokens_of_one(pixels.shape[-2], pixels.shape[-1]))
+
+    def layout(self, image: PreparedImage, *, digest: bytes) -> ImageLayout:
+        """How a prompt lays out what the tower makes of `image`; `digest` names it."""
+        rows, columns = 1, image.tokens
+        if image.grid is not None:
+            merge = int(self._vision.spatial_merge_size)
+            rows, columns = image.grid[1] // merge, image.grid[2] // merge
+        tiles = len(image.pixels) if self._family.is_tiled else 1
+        return ImageLayout(
+            digest=digest,
+            tokens=image.tokens,
+            rows=rows,
+            columns=columns,
+            tile_rows=image.tile_rows,
+            tile_columns=image.tile_columns,
+            tile_tokens=image.tokens // tiles,
+        )
 
     def _patches(self, made: BatchFeature) -> PreparedImage:
         _, rows, columns = (int(length) for length in made["image_grid_thw"][0])

@@ -32,7 +32,7 @@ MIGRATION_FAILED: MigrationOutcome
 MIGRATION_UNSTARTED: MigrationOutcome
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "model", "prompt", "prompt_tokens", "chat", "sampling", "stop", "n", "tenant", "resume", "service_tier")
+    __slots__ = ("request_id", "model", "prompt", "prompt_tokens", "chat", "sampling", "stop", "n", "tenant", "resume", "service_tier", "pictures")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -44,6 +44,7 @@ class GenerateRequest(_message.Message):
     TENANT_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_NUMBER: _ClassVar[int]
     SERVICE_TIER_FIELD_NUMBER: _ClassVar[int]
+    PICTURES_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     prompt: str
@@ -55,7 +56,16 @@ class GenerateRequest(_message.Message):
     tenant: str
     resume: Resume
     service_tier: str
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., prompt: _Optional[str] = ..., prompt_tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., stop: _Optional[_Iterable[str]] = ..., n: _Optional[int] = ..., tenant: _Optional[str] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., service_tier: _Optional[str] = ...) -> None: ...
+    pictures: _containers.RepeatedCompositeFieldContainer[Picture]
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., prompt: _Optional[str] = ..., prompt_tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., stop: _Optional[_Iterable[str]] = ..., n: _Optional[int] = ..., tenant: _Optional[str] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., service_tier: _Optional[str] = ..., pictures: _Optional[_Iterable[_Union[Picture, _Mapping]]] = ...) -> None: ...
+
+class Picture(_message.Message):
+    __slots__ = ("data", "reference")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    reference: bytes
+    def __init__(self, data: _Optional[bytes] = ..., reference: _Optional[bytes] = ...) -> None: ...
 
 class Resume(_message.Message):
     __slots__ = ("request_id", "next_index")
@@ -85,12 +95,22 @@ class Chat(_message.Message):
     def __init__(self, messages: _Optional[_Iterable[_Union[ChatMessage, _Mapping]]] = ...) -> None: ...
 
 class ChatMessage(_message.Message):
-    __slots__ = ("role", "content")
+    __slots__ = ("role", "content", "parts")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     role: str
     content: str
-    def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
+    parts: _containers.RepeatedCompositeFieldContainer[ContentPart]
+    def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ..., parts: _Optional[_Iterable[_Union[ContentPart, _Mapping]]] = ...) -> None: ...
+
+class ContentPart(_message.Message):
+    __slots__ = ("text", "picture")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    PICTURE_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    picture: bool
+    def __init__(self, text: _Optional[str] = ..., picture: _Optional[bool] = ...) -> None: ...
 
 class GenerateEvent(_message.Message):
     __slots__ = ("request_id", "choice", "text", "tokens", "first_index", "logprobs", "finish_reason", "usage")
@@ -184,7 +204,7 @@ class TokenLogprobs(_message.Message):
     def __init__(self, token: _Optional[int] = ..., logprob: _Optional[float] = ..., top_tokens: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class SequenceState(_message.Message):
-    __slots__ = ("sequence", "request", "router", "epoch", "tokens", "prompt_tokens", "unit_hashes", "root", "sampling", "traceparent", "choice", "logprobs", "images")
+    __slots__ = ("sequence", "request", "router", "epoch", "tokens", "prompt_tokens", "unit_hashes", "root", "sampling", "traceparent", "choice", "logprobs", "images", "viewer")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     ROUTER_FIELD_NUMBER: _ClassVar[int]
@@ -198,6 +218,7 @@ class SequenceState(_message.Message):
     CHOICE_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
+    VIEWER_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     request: str
     router: str
@@ -211,7 +232,8 @@ class SequenceState(_message.Message):
     choice: int
     logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprobs]
     images: _containers.RepeatedCompositeFieldContainer[ImageSpan]
-    def __init__(self, sequence: _Optional[int] = ..., request: _Optional[str] = ..., router: _Optional[str] = ..., epoch: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., unit_hashes: _Optional[bytes] = ..., root: _Optional[bytes] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., traceparent: _Optional[str] = ..., choice: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., images: _Optional[_Iterable[_Union[ImageSpan, _Mapping]]] = ...) -> None: ...
+    viewer: int
+    def __init__(self, sequence: _Optional[int] = ..., request: _Optional[str] = ..., router: _Optional[str] = ..., epoch: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., unit_hashes: _Optional[bytes] = ..., root: _Optional[bytes] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., traceparent: _Optional[str] = ..., choice: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., images: _Optional[_Iterable[_Union[ImageSpan, _Mapping]]] = ..., viewer: _Optional[int] = ...) -> None: ...
 
 class ImageSpan(_message.Message):
     __slots__ = ("digest", "first", "rows", "columns", "offset")
@@ -228,7 +250,7 @@ class ImageSpan(_message.Message):
     def __init__(self, digest: _Optional[bytes] = ..., first: _Optional[int] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class WorkerMessage(_message.Message):
-    __slots__ = ("register", "heartbeat", "tokens", "handoff", "failed", "prefix", "goodbye", "migration", "copies")
+    __slots__ = ("register", "heartbeat", "tokens", "handoff", "failed", "prefix", "goodbye", "migration", "copies", "looked")
     REGISTER_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -238,6 +260,7 @@ class WorkerMessage(_message.Message):
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
     MIGRATION_FIELD_NUMBER: _ClassVar[int]
     COPIES_FIELD_NUMBER: _ClassVar[int]
+    LOOKED_FIELD_NUMBER: _ClassVar[int]
     register: Register
     heartbeat: Heartbeat
     tokens: StepTokens
@@ -247,10 +270,11 @@ class WorkerMessage(_message.Message):
     goodbye: Goodbye
     migration: MigrationReport
     copies: Copies
-    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., tokens: _Optional[_Union[StepTokens, _Mapping]] = ..., handoff: _Optional[_Union[HandoffReport, _Mapping]] = ..., failed: _Optional[_Union[SequenceFailed, _Mapping]] = ..., prefix: _Optional[_Union[PrefixUpdate, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., migration: _Optional[_Union[MigrationReport, _Mapping]] = ..., copies: _Optional[_Union[Copies, _Mapping]] = ...) -> None: ...
+    looked: Looked
+    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., tokens: _Optional[_Union[StepTokens, _Mapping]] = ..., handoff: _Optional[_Union[HandoffReport, _Mapping]] = ..., failed: _Optional[_Union[SequenceFailed, _Mapping]] = ..., prefix: _Optional[_Union[PrefixUpdate, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., migration: _Optional[_Union[MigrationReport, _Mapping]] = ..., copies: _Optional[_Union[Copies, _Mapping]] = ..., looked: _Optional[_Union[Looked, _Mapping]] = ...) -> None: ...
 
 class Register(_message.Message):
-    __slots__ = ("worker", "boot", "role", "model", "model_fingerprint", "kv_address", "block_tokens", "blocks", "sequence_tokens_max", "batch_sequences_max", "device", "metrics_address", "wire_version", "gpu_class", "tensor_parallel", "price_per_h", "link_bytes_per_s", "kv_token_bytes", "step_terms")
+    __slots__ = ("worker", "boot", "role", "model", "model_fingerprint", "kv_address", "block_tokens", "blocks", "sequence_tokens_max", "batch_sequences_max", "device", "metrics_address", "wire_version", "gpu_class", "tensor_parallel", "price_per_h", "link_bytes_per_s", "kv_token_bytes", "step_terms", "images", "image_fingerprint")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     BOOT_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -270,6 +294,8 @@ class Register(_message.Message):
     LINK_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
     KV_TOKEN_BYTES_FIELD_NUMBER: _ClassVar[int]
     STEP_TERMS_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     worker: str
     boot: str
     role: str
@@ -289,7 +315,9 @@ class Register(_message.Message):
     link_bytes_per_s: float
     kv_token_bytes: int
     step_terms: StepTerms
-    def __init__(self, worker: _Optional[str] = ..., boot: _Optional[str] = ..., role: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., kv_address: _Optional[str] = ..., block_tokens: _Optional[int] = ..., blocks: _Optional[int] = ..., sequence_tokens_max: _Optional[int] = ..., batch_sequences_max: _Optional[int] = ..., device: _Optional[str] = ..., metrics_address: _Optional[str] = ..., wire_version: _Optional[int] = ..., gpu_class: _Optional[str] = ..., tensor_parallel: _Optional[int] = ..., price_per_h: _Optional[float] = ..., link_bytes_per_s: _Optional[float] = ..., kv_token_bytes: _Optional[int] = ..., step_terms: _Optional[_Union[StepTerms, _Mapping]] = ...) -> None: ...
+    images: DecodeTarget
+    image_fingerprint: str
+    def __init__(self, worker: _Optional[str] = ..., boot: _Optional[str] = ..., role: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., kv_address: _Optional[str] = ..., block_tokens: _Optional[int] = ..., blocks: _Optional[int] = ..., sequence_tokens_max: _Optional[int] = ..., batch_sequences_max: _Optional[int] = ..., device: _Optional[str] = ..., metrics_address: _Optional[str] = ..., wire_version: _Optional[int] = ..., gpu_class: _Optional[str] = ..., tensor_parallel: _Optional[int] = ..., price_per_h: _Optional[float] = ..., link_bytes_per_s: _Optional[float] = ..., kv_token_bytes: _Optional[int] = ..., step_terms: _Optional[_Union[StepTerms, _Mapping]] = ..., images: _Optional[_Union[DecodeTarget, _Mapping]] = ..., image_fingerprint: _Optional[str] = ...) -> None: ...
 
 class StepTerms(_message.Message):
     __slots__ = ("base_s", "prefill_token_s", "pair_s", "decode_s", "context_token_s", "error")
@@ -513,6 +541,30 @@ class Copy(_message.Message):
     finish: str
     def __init__(self, state: _Optional[_Union[SequenceState, _Mapping]] = ..., finish: _Optional[str] = ...) -> None: ...
 
+class Looked(_message.Message):
+    __slots__ = ("sequence", "epoch", "digest", "tokens", "rows", "columns", "tile_rows", "tile_columns", "tile_tokens", "prepare_s")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    TILE_ROWS_FIELD_NUMBER: _ClassVar[int]
+    TILE_COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    TILE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PREPARE_S_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    epoch: int
+    digest: bytes
+    tokens: int
+    rows: int
+    columns: int
+    tile_rows: int
+    tile_columns: int
+    tile_tokens: int
+    prepare_s: float
+    def __init__(self, sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., digest: _Optional[bytes] = ..., tokens: _Optional[int] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ..., tile_rows: _Optional[int] = ..., tile_columns: _Optional[int] = ..., tile_tokens: _Optional[int] = ..., prepare_s: _Optional[float] = ...) -> None: ...
+
 class PrefixUpdate(_message.Message):
     __slots__ = ("stored", "removed", "reset")
     STORED_FIELD_NUMBER: _ClassVar[int]
@@ -530,7 +582,7 @@ class Goodbye(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class RouterMessage(_message.Message):
-    __slots__ = ("welcome", "start", "retarget", "cancel", "migrate", "grant", "unfreeze", "drain", "set_role", "claim", "adopt", "peers")
+    __slots__ = ("welcome", "start", "retarget", "cancel", "migrate", "grant", "unfreeze", "drain", "set_role", "claim", "adopt", "peers", "look")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     RETARGET_FIELD_NUMBER: _ClassVar[int]
@@ -543,6 +595,7 @@ class RouterMessage(_message.Message):
     CLAIM_FIELD_NUMBER: _ClassVar[int]
     ADOPT_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
+    LOOK_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     start: Start
     retarget: Retarget
@@ -555,7 +608,28 @@ class RouterMessage(_message.Message):
     claim: Claim
     adopt: Adopt
     peers: Peers
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., retarget: _Optional[_Union[Retarget, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., migrate: _Optional[_Union[Migrate, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., unfreeze: _Optional[_Union[Unfreeze, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., set_role: _Optional[_Union[SetRole, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ..., peers: _Optional[_Union[Peers, _Mapping]] = ...) -> None: ...
+    look: Look
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., retarget: _Optional[_Union[Retarget, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., migrate: _Optional[_Union[Migrate, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., unfreeze: _Optional[_Union[Unfreeze, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., set_role: _Optional[_Union[SetRole, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ..., peers: _Optional[_Union[Peers, _Mapping]] = ..., look: _Optional[_Union[Look, _Mapping]] = ...) -> None: ...
+
+class Look(_message.Message):
+    __slots__ = ("sequence", "epoch", "router", "request", "picture", "root", "field", "traceparent")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    ROUTER_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    PICTURE_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FIELD_NUMBER: _ClassVar[int]
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    epoch: int
+    router: str
+    request: str
+    picture: bytes
+    root: bytes
+    field: str
+    traceparent: str
+    def __init__(self, sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., router: _Optional[str] = ..., request: _Optional[str] = ..., picture: _Optional[bytes] = ..., root: _Optional[bytes] = ..., field: _Optional[str] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("router", "heartbeat_s", "wire_version")

@@ -1,0 +1,91 @@
+"""Where a worker that reads images takes them in: a store, its transports, and a KvPeer service of its own.
+
+The receiving half of the handoff, once more, over other memory (docs/adr/0019). Made before the shell, so that
+the worker can say where embeddings go; completed by `attach`. Next: `prefill_worker/viewing.py`.
+"""
+
+import asyncio
+
+from sluice.cli.built_engine import BuiltStore, embedding_transports
+from sluice.config.worker import WorkerConfig
+from sluice.decode_worker.arrivals import ArrivalTable
+from sluice.domain.ids import BootId, WorkerId
+from sluice.errors import ConfigError
+from sluice.kv_transfer.backends import open_backends
+from sluice.kv_transfer.mover import Mover
+from sluice.prefill_worker.viewing import Viewing
+from sluice.telemetry.metrics import WorkerMetrics
+from sluice.wire import channels, convert
+from sluice.wire.gen import sluice_pb2 as pb
+from sluice.wire.gen import sluice_pb2_grpc as rpc
+from sluice.worker.peer_service import PeerService
+from sluice.worker.peers import own_identity
+from sluice.worker.shell import Shell
+
+
+class EmbeddingSide:
+    """One worker's inlet for embeddings. Whoever makes it closes it."""
+
+    def __init__(self, config: WorkerConfig, built: BuiltStore, *, boot: BootId) -> None:
+        """Opens transports and port. Raises ConfigError if the port cannot be had."""
+        self.boot = BootId(f"{boot}-images")
+        self.fingerprint = built.fingerprint
+        self._config = config
+        self._built = built
+        host = config.advertise_host or config.host
+        backends = open_backends(embedding_transports(config), boot=self.boot, host=config.host, advertise_host=host)
+        self._mover = Mover(backends.transports, built.region)
+        self._server = channels.make_server()
+        try:
+            port = self._server.add_insecure_port(f"{config.host}:0")
+        except RuntimeError as error:
+            raise ConfigError(f"host: cannot listen on {config.host} for embeddings; choose another") from error
+        self.address = f"{host}:{port}"
+        self.viewing: Viewing
+        self.arrivals: ArrivalTable
+
+    def attach(self, shell: Shell, metrics: WorkerMetrics) -> None:
+        """Serve for this shell's prompts; before `start`."""
+        store, settings = self._built.store, self._config.transfer
+        identity = own_identity(model_fingerprint=self.fingerprint, geometry=store.geometry)
+        self.viewing = Viewing(shell, store, boot=self.boot, patience_s=settings.lease_s)
+        self.arrivals = ArrivalTable(
+            shell=self.viewing,
+            mover=self._mover,
+            identity=identity,
+            settings=settings,
+            metrics=metrics,
+            view=self._built.region.view,
+        )
+
+        def hello() -> pb.PeerHello:
+            return convert.hello_to_wire(
+                worker=WorkerId(self._config.worker),
+                boot=self.boot,
+                model_fingerprint=identity.model_fingerprint,
+                geometry=identity.geometry,
+                region_bytes=identity.region_bytes,
+                infos=self._mover.local_infos(),
+                canary=(),
+            )
+
+        rpc.add_KvPeerServicer_to_server(PeerService(self.arrivals, hello), self._server)
+
+    async def start(self) -> list["asyncio.Task[None]"]:
+        """Begin to serve; the tasks run until cancelled."""
+        await self._server.start()
+        return [
+            asyncio.create_task(self.arrivals.reap_forever(), name="embedding-reaper"),
+            asyncio.create_task(self.viewing.run(), name="viewing"),
+        ]
+
+    async def close(self) -> None:
+        """Serve no more; the memory goes last."""
+        await self._server.stop(grace=0.5)
+        await asyncio.to_thread(self._mover.close)
+        self._built.memory.close()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether embeddings can come in."""
+        return self._mover.is_alive
