@@ -5,11 +5,13 @@ the worker can say where embeddings go; completed by `attach`. Next: `prefill_wo
 """
 
 import asyncio
+from dataclasses import replace
 
 from sluice.cli.built_engine import BuiltStore, embedding_transports
 from sluice.config.worker import WorkerConfig
 from sluice.decode_worker.arrivals import ArrivalTable
 from sluice.domain.ids import BootId, WorkerId
+from sluice.domain.load import WorkerInfo
 from sluice.errors import ConfigError
 from sluice.kv_transfer.backends import open_backends
 from sluice.kv_transfer.mover import Mover
@@ -43,6 +45,10 @@ class EmbeddingSide:
         self.address = f"{host}:{port}"
         self.viewing: Viewing
         self.arrivals: ArrivalTable
+
+    def named_in(self, info: WorkerInfo) -> WorkerInfo:
+        """What the worker says of itself, with where embeddings go."""
+        return replace(info, image_address=self.address, image_boot=self.boot, image_fingerprint=self.fingerprint)
 
     def attach(self, shell: Shell, metrics: WorkerMetrics) -> None:
         """Serve for this shell's prompts; before `start`."""

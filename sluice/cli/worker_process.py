@@ -69,12 +69,7 @@ class WorkerProcess:
         metrics = WorkerMetrics()
         self._side = EmbeddingSide(config, built.embeddings, boot=boot) if built.embeddings else None
         if self._side is not None:
-            info = dataclasses.replace(
-                info,
-                image_address=self._side.address,
-                image_boot=self._side.boot,
-                image_fingerprint=self._side.fingerprint,
-            )
+            info = self._side.named_in(info)
         self._shell = Shell(
             built.engine,
             info,
@@ -114,13 +109,21 @@ class WorkerProcess:
         )
         service = PeerService(self._arrivals, lambda: own.hello(self._mover))
         rpc.add_KvPeerServicer_to_server(service, self._server)
-        self._looks: LookTable | None = None
-        if (sight := built.sight) is not None:
-            self._looks = LookTable(self._shell, sight.eye, config.images, metrics, SystemClock())
-            sight.listen(metrics.encoded)
+        self._looks = self._looking(metrics)
+        self._door = self._doorway(metrics)
+
+    def _looking(self, metrics: WorkerMetrics) -> LookTable | None:
+        """What prepares pictures, on an encode worker."""
+        if (sight := self._built.sight) is None:
+            return None
+        sight.listen(metrics.encoded)
+        return LookTable(self._shell, sight.eye, self._config.images, metrics, SystemClock())
+
+    def _doorway(self, metrics: WorkerMetrics) -> Doorway:
+        """Who hears what routers say."""
         if self._side is not None:
             self._side.attach(self._shell, metrics)
-        self._door = Doorway(
+        return Doorway(
             self._shell,
             takers=[] if self._looks is None else [self._looks.take],
             hearers=[] if self._side is None else [self._side.viewing.hear],

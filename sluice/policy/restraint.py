@@ -144,7 +144,7 @@ class Restraint:
         limits, slot = self.limits, wish.slot
         if not limits.flips_max:
             return Held.OFF
-        if not 0 <= slot < fleet.rows or not fleet.is_ready[slot] or fleet.role_bits[slot] == ROLE_BITS[wish.role]:
+        if not 0 <= slot < fleet.rows or not fleet.is_ready[slot] or fleet.role_bits[slot] in {0, ROLE_BITS[wish.role]}:
             return Held.UNFIT
         key = (slot, wish.role)
         first_s, _ = self._wished_s.get(key, (now_s, now_s))
@@ -163,6 +163,8 @@ def _is_covered(fleet: FleetTable, slot: int, role: Role, flipping: AbstractSet[
     match role:
         case Role.MIXED:
             return True  # it goes on doing what it does
+        case Role.ENCODE:
+            return False  # it has no vision tower
         case Role.PREFILL | Role.DECODE:
             gone = {slot, *flipping}
         case _:

@@ -16,7 +16,7 @@ from enum import Enum, auto
 from typing import Final, assert_never
 
 from sluice.domain.role import Lifecycle, Role
-from sluice.errors import OverloadedError
+from sluice.errors import InvalidRequestError, OverloadedError
 from sluice.router.fleet import Fleet, Member
 from sluice.wire.gen import sluice_pb2 as pb
 
@@ -69,7 +69,8 @@ class Flips:
     def begin(self, member: Member, role: Role, *, deadline_s: float, why: str, now_s: float) -> RoleChange:
         """Give a worker another role; 0 for `deadline_s` is as long as emptying it takes.
 
-        The same wish again is the same flip. Raises OverloadedError while it takes yet another role.
+        The same wish again is the same flip. Raises OverloadedError while it takes yet another role,
+        InvalidRequestError to or from encode.
         """
         old = self._under_way.get(member.slot)
         if old is not None and old.member is member:
@@ -82,6 +83,11 @@ class Flips:
             same = RoleChange(member, role, why, Stage.DONE, 0.0)
             same.end(Stage.DONE)
             return same
+        if Role.ENCODE in {member.info.role, role}:
+            problem = (
+                f"of worker {member.name} cannot become {role.value}: encode workers hold another half of the model"
+            )
+            raise InvalidRequestError(field="role", problem=problem, remedy="start a worker of that role")
         _log.info("worker %s: %s to %s, %s", member.name, member.info.role.value, role.value, why)
         flip = self._under_way[member.slot] = RoleChange(member, role, why, Stage.EMPTYING, 0.0)
         if _keeps_its_work(member.info.role, role):
