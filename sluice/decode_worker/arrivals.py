@@ -222,8 +222,8 @@ class ArrivalTable:
         while True:
             await asyncio.sleep(REAP_EVERY_S)
             for key in self._leases.expire(now_s=self._now_s()):
-                arrival = self._arrivals[key]
-                if not arrival.is_committing:
+                arrival = self._arrivals.get(key)  # or it has ended while another one was let go
+                if arrival is not None and not arrival.is_committing:
                     log.warning("lease of sequence %d from %s ran out", arrival.sequence, key[0])
                     await self._feed(arrival, ReceiverEvent.LEASE_EXPIRED)
             for arrival in list(self._arrivals.values()):

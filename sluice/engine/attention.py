@@ -62,12 +62,13 @@ def paged_attention(
         if is_plain and group.is_fresh and view is group.views.get(None):
             attended = _attend_fresh(group_queries, keys[own], values[own], scale)
         else:
-            if view.kept is not None and view.kept.is_filled:
+            if view.kept is None:
+                group_keys, group_values = _gather(layer, group, view, head_dim)
+            elif view.kept.is_filled:
                 group_keys, group_values = view.kept.extended(layer_index, keys[own], values[own])
             else:
-                group_keys, group_values = _gather(layer, group, view, head_dim)
-            if view.kept is not None and not view.kept.is_filled:
-                view.kept.fill(layer_index, group_keys, group_values)
+                rows = view.head_rows[layer.group_layers]
+                group_keys, group_values = view.kept.filled(layer_index, layer.heads, rows)
             if is_plain:
                 attended = _attend(group_queries, group_keys, group_values, view.mask, scale)
             else:

@@ -140,13 +140,6 @@ class InputBuilder:
             starts = np.maximum(packed.firsts[first:end] - window + 1, 0) // geometry.block_tokens
         blocks_most = int((-(-packed.ends[first:end] // geometry.block_tokens) - starts).max())
         columns = starts[:, None] + np.arange(blocks_most)
-        inside = np.minimum(columns, packed.tables.shape[1] - 1)
-        blocks = np.take_along_axis(packed.tables[first:end], inside, axis=1)
-        heads = np.arange(K_AND_V * geometry.heads)
-        head_rows = {
-            layers: self._tensor((blocks[:, None, :] * (layers * len(heads)) + heads[:, None]).reshape(-1))
-            for layers in self._cache.group_sizes
-        }
         key_positions = (columns[:, :, None] * geometry.block_tokens + np.arange(geometry.block_tokens)).reshape(
             end - first, -1
         )
@@ -156,7 +149,20 @@ class InputBuilder:
             kept = self._keeper.keep(
                 packed.sequences[first:end], packed.ends[first:end].tolist(), keys=key_positions.shape[1]
             )
+        gathered = columns if kept is None else np.arange(kept.capacity // geometry.block_tokens)[None]
+        is_gathered = kept is None or not kept.is_filled
+        head_rows = self._head_rows(packed.tables[first:end], gathered) if is_gathered else {}
         return KeyView(head_rows=head_rows, mask=mask, kept=kept)
+
+    def _head_rows(self, tables: Ints, columns: Ints) -> dict[int, torch.Tensor]:
+        """Rows of LayerView.heads for `columns` of the block tables; beyond a table's end its last block stands."""
+        inside = np.broadcast_to(np.minimum(columns, tables.shape[1] - 1), (len(tables), columns.shape[1]))
+        blocks = np.take_along_axis(tables, inside, axis=1)
+        heads = np.arange(K_AND_V * self._cache.geometry.heads)
+        return {
+            layers: self._tensor((blocks[:, None, :] * (layers * len(heads)) + heads[:, None]).reshape(-1))
+            for layers in self._cache.group_sizes
+        }
 
     def _mask(self, queries: torch.Tensor, keys: torch.Tensor, window: int | None) -> torch.Tensor:
         """[sequences, 1, queries, keys]: 0 where a query may see a key, else -infinity.

@@ -29,7 +29,7 @@ class KeptKeys:
 
     `layers[i]` is [sequences, 2, heads, capacity, head_dim]. If `is_filled` it holds all tokens but
     the step's own, whose K goes to `rows` of the copy's token rows and whose V `value_offset` rows
-    further; else the step gathers and fills it.
+    further; else the step gathers into it.
     """
 
     layers: tuple[torch.Tensor, ...]
@@ -46,10 +46,19 @@ class KeptKeys:
         rows[self.value_offset :].index_copy_(0, self.rows, values.reshape(-1, copy.shape[-1]))
         return copy[:, 0, :, : self.keys], copy[:, 1, :, : self.keys]
 
-    def fill(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Remember what was gathered for a layer."""
-        self.layers[layer][:, 0, :, : self.keys] = keys
-        self.layers[layer][:, 1, :, : self.keys] = values
+    @property
+    def capacity(self) -> int:
+        """Tokens of a sequence there is room for."""
+        return self.layers[0].shape[3]
+
+    def filled(self, layer: int, heads: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gather `rows` of the pool's `heads` into a layer's copy, all of its room; returns as `extended` does.
+
+        Straight into the copy, because a sequence that has just moved here waits for this.
+        """
+        copy = self.layers[layer]
+        torch.index_select(heads, 0, rows, out=copy.view(-1, heads.shape[-1]))
+        return copy[:, 0, :, : self.keys], copy[:, 1, :, : self.keys]
 
 
 @dataclass(slots=True)
@@ -112,7 +121,8 @@ class KeyKeeper:
     def _make_slot(self, sequences: int, keys: int) -> _Slot | None:
         """A slot at the current place with room for `keys` and more, in the old one's memory if it is large enough."""
         geometry = self._geometry
-        capacity = keys + GROWTH_TOKENS
+        blocks = geometry.blocks_for(keys + GROWTH_TOKENS)
+        capacity = blocks * geometry.block_tokens
         elements = sequences * K_AND_V * geometry.heads * capacity * geometry.head_dim
         old = self._slots.pop(self._used).storage if self._used < len(self._slots) else []
         if not old or old[0].numel() < elements:
@@ -120,7 +130,7 @@ class KeyKeeper:
             others = sum(layer.nbytes for slot in self._slots for layer in slot.storage)
             if others + elements * geometry.dtype_bytes * geometry.layers > KEPT_BYTES_MAX:
                 return None
-            old = [torch.zeros(elements, dtype=self._dtype) for _ in range(geometry.layers)]
+            old = [torch.empty(elements, dtype=self._dtype) for _ in range(geometry.layers)]
         slot = _Slot(storage=old, sequences=[], ends=[], capacity=capacity)
         self._slots.insert(self._used, slot)
         return slot

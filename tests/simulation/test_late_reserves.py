@@ -1,9 +1,11 @@
 """A transfer's number never begins again: what the network delivers after its end reserves nothing."""
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
 
+from sluice.domain.ids import BootId
 from sluice.engine.engine import PagedEngine
 from sluice.testing.simulation import scenario
 from sluice.testing.simulation.scenario import until
@@ -93,3 +95,15 @@ def test_a_reserve_that_was_refused_once_is_refused_when_it_comes_again(monkeypa
         assert not (await arrivals.reserve(late)).granted
 
     assert scenario.whole(scenario.play(script, workers=scenario.split(decode=1)))
+
+
+def test_a_lease_may_run_out_just_after_its_reservation_was_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several end at once; while the first is let go, the farewell of another comes. The reaper died of it."""
+
+    async def script(world: World) -> None:
+        leases = world.workers["d0"].arrivals._leases
+        monkeypatch.setattr(leases, "expire", lambda *, now_s: ((BootId("gone"), int(now_s)),))
+        await asyncio.sleep(2.0)
+        monkeypatch.undo()
+
+    scenario.play(script, workers=scenario.split(decode=1))
