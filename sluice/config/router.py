@@ -14,6 +14,8 @@ class AdmissionConfig:
     inflight_sequences_max: int = 4096
     request_timeout_s: float = 600.0
     queue_timeout_s: float = 60.0
+    hold_s: float = 0.0  # while no worker serves, requests wait so long for a first one; 0: they are refused
+    held_requests_max: int = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from sluice.policy.admission import AdmissionLimits, AdmissionQueue
 from sluice.policy.policy import Policy, Unplaced
 from sluice.policy.restraint import Restraint, RestraintLimits
 from sluice.router.claims import Claims, Copy
+from sluice.router.door import Door, HoldLimits
 from sluice.router.evacuation import Evacuations
 from sluice.router.fleet import Fleet, Member
 from sluice.router.flips import Flips
@@ -59,6 +60,7 @@ class DispatchLimits:
     unread_tokens_max: int
     records_max: int
     restraint: RestraintLimits = field(default_factory=RestraintLimits)
+    hold: HoldLimits = field(default_factory=HoldLimits)
 
 
 class Dispatcher:
@@ -84,7 +86,7 @@ class Dispatcher:
         self._clock = clock
         self._flows: dict[SequenceId, Flow] = {}
         self._requests = 0
-        self._is_stopping = False
+        self.door = Door(fleet.why_not_serving, limits.hold)
         self.targets = Targets(fleet, policy, clock)
         self.claims = Claims(fleet)
         self.evacuations = Evacuations(fleet, self._flows, self.targets)
@@ -121,17 +123,6 @@ class Dispatcher:
         """How many of them wait for a worker."""
         return len(self._queue)
 
-    def unready(self) -> tuple[str, ...]:
-        """Why no request would be accepted now; empty when one would."""
-        if self._is_stopping:
-            return ("the router is stopping",)
-        why = self.fleet.why_not_serving()
-        return (why,) if why else ()
-
-    def stop_admitting(self) -> None:
-        """What runs may end; nothing new begins."""
-        self._is_stopping = True
-
     async def wait_idle(self) -> None:
         """Until no sequence is in flight."""
         await self._idle.wait()
@@ -156,9 +147,7 @@ class Dispatcher:
         OverloadedError when there is too much to do.
         """
         now_s = self._clock.now_s()
-        reasons = self.unready()
-        if reasons:
-            raise NoWorkerError(f"{reasons[0]}; try again, or another router")
+        self.door.check()
         self._queue.check(sequences=job.choices, tokens=job.prompt_tokens * job.n, inflight_sequences=len(self._flows))
         request = Request(
             job,
@@ -266,6 +255,7 @@ class Dispatcher:
     def tick(self) -> None:
         """Time passes: silent workers, impatient sequences and lapsed expectations go. A few times a second."""
         now_s = self._clock.now_s()
+        self.door.look()
         for member in self.fleet.silent(now_s=now_s):
             member.link.close("no heartbeat")
             self.lose(member, "no heartbeat")
@@ -291,6 +281,7 @@ class Dispatcher:
         metrics = self.observer.metrics
         metrics.queue_requests.set(len({flow.request.job.request for flow in self._queue}))
         metrics.inflight_requests.set(self._requests)
+        metrics.held_requests.set(self.door.held)
         for role in Role:
             ready = [member for member in self.fleet if member.is_ready and member.info.role is role]
             metrics.set_workers(role.value, workers=len(ready))

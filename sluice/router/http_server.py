@@ -53,6 +53,7 @@ class HttpServer:
     def application(self) -> web.Application:
         """The aiohttp application; run it with `handler_cancellation=True`."""
         app = web.Application(middlewares=[_answer_errors], client_max_size=self._body_bytes_max)
+        app.on_response_prepare.append(self._send_clients_elsewhere)
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_get("/v1/models", self._models)
@@ -61,9 +62,15 @@ class HttpServer:
             app,
             exposition=self._dispatcher.observer.metrics.exposition,
             unhealthy=tuple,
-            unready=self._dispatcher.unready,
+            unready=self._dispatcher.door.unready,
         )
         return app
+
+    async def _send_clients_elsewhere(self, _: web.Request, response: web.StreamResponse) -> None:
+        """Of a router that leaves: who has kept a connection gets this answer, and the next from another router."""
+        if self._dispatcher.door.is_leaving:
+            response.force_close()
+            response.headers["Connection"] = "close"
 
     async def _completions(self, http: web.Request) -> web.StreamResponse:
         with self._dispatcher.observer.refusals():
@@ -71,6 +78,7 @@ class HttpServer:
             wishes = openai_schema.completion_wishes(
                 body, tenant=_tenant(http), timeout_s=_timeout_s(http), traceparent=_traceparent(http)
             )
+            await self._dispatcher.door.enter()
             job = await self._intake.job(_resumed(http, body, wishes))
             writer = self._writer(job, body, Endpoint.COMPLETIONS, echo=self._echo(wishes) if body.echo else ())
             copies = await self._dispatcher.copies_of(job)
@@ -83,6 +91,7 @@ class HttpServer:
             wishes = openai_schema.chat_wishes(
                 body, tenant=_tenant(http), timeout_s=_timeout_s(http), traceparent=_traceparent(http)
             )
+            await self._dispatcher.door.enter()
             job = await self._intake.job(_resumed(http, body, wishes))
             writer = self._writer(job, body, Endpoint.CHAT, echo=())
             copies = await self._dispatcher.copies_of(job)

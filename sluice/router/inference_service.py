@@ -13,7 +13,7 @@ from typing import Final
 import grpc
 
 from sluice.domain.ids import RequestId
-from sluice.errors import InvalidRequestError, SluiceError
+from sluice.errors import InvalidRequestError, NoWorkerError, SluiceError
 from sluice.router.dispatcher import Dispatcher
 from sluice.router.intake import Conversation, Intake, PromptInput, SamplingWishes, Wishes
 from sluice.router.output import Delivery, Piece
@@ -58,6 +58,9 @@ class InferenceService(sluice_pb2_grpc.InferenceServicer):
         self, message: pb.GenerateRequest, *, timeout_s: float | None
     ) -> AsyncGenerator[pb.GenerateEvent, None]:
         with self._dispatcher.observer.refusals():
+            if self._dispatcher.door.is_leaving:  # a channel outlives its calls: only a refusal makes it look elsewhere
+                raise NoWorkerError("the router is stopping; try again, or another router")
+            await self._dispatcher.door.enter()
             job = await self._intake.job(_wishes(message, timeout_s=timeout_s))
             copies = await self._dispatcher.copies_of(job)
             request = self._dispatcher.submit(job, Delivery.EACH_STEP, copies)

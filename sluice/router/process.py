@@ -1,7 +1,7 @@
 """One router process: puts the parts together, runs until told to stop, stops gracefully.
 
-Stopping: readiness turns false, new connections are refused, running requests may finish
-within a grace time, then everything is closed. The only file that knows all the others.
+Stopping: readiness turns false, who comes all the same is served, running requests may finish
+within a grace time, then everything is closed (`leaving.py`). The only file that knows all the others.
 Next: `http_server.py`, `fleet_service.py`, `dispatcher.py`.
 """
 
@@ -27,11 +27,13 @@ from sluice.policy.registry import make_policy
 from sluice.policy.restraint import RestraintLimits
 from sluice.router.admin_service import AdminService
 from sluice.router.dispatcher import Dispatcher, DispatchLimits
+from sluice.router.door import HoldLimits
 from sluice.router.fleet import Fleet
 from sluice.router.fleet_service import FleetService
 from sluice.router.http_server import HttpServer
 from sluice.router.inference_service import InferenceService
 from sluice.router.intake import Intake, IntakeLimits
+from sluice.router.leaving import leave
 from sluice.router.observer import Observer
 from sluice.router.slo_classes import SloClasses
 from sluice.router.tending import TEND_S
@@ -127,14 +129,9 @@ async def _run_until_stopped(config: RouterConfig) -> None:
         loop.add_signal_handler(number, stop.set)
     async with serve(config, clock=SystemClock()) as router:
         await stop.wait()
-        router.dispatcher.stop_admitting()
-        # Every kept-open connection ends with the answer on it, so that its client's next request finds another router.
-        assert router.http.server is not None
-        router.http.server.pre_shutdown()
         _log.info("stopping; %d sequences are running", router.dispatcher.sequences)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(config.stop_grace_s):
-                await router.dispatcher.wait_idle()
+        assert router.http.server is not None
+        await leave(router.dispatcher, router.http.server, grace_s=config.stop_grace_s)
 
 
 def _model_name(config: RouterConfig) -> str:
@@ -153,6 +150,7 @@ def _dispatch_limits(config: RouterConfig) -> DispatchLimits:
         attempts_max=config.placement.attempts_max,
         unread_tokens_max=config.stream_buffer_tokens_max,
         records_max=config.records_max,
+        hold=HoldLimits(hold_s=admission.hold_s, held_requests_max=admission.held_requests_max),
         restraint=RestraintLimits(moves_max=config.placement.moves_max, flips_max=config.placement.flips_max),
     )
 

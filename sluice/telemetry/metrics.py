@@ -81,6 +81,7 @@ class RouterMetrics:
         self._flips = make.counter("sluice_flips")
         self.queue_requests = make.gauge("sluice_queue_requests")
         self.inflight_requests = make.gauge("sluice_inflight_requests")
+        self.held_requests = make.gauge("sluice_held_requests")
         make.gauge("sluice_queue_requests_max").set(queue_requests_max)
 
     def placed(self, kind: PlacementKind, *, queue_s: float) -> None:

@@ -95,9 +95,9 @@ def test_when_no_decode_worker_can_be_reached_both_sides_say_that_they_are_not_r
         await until(world, lambda: {m.name for m in router.dispatcher.fleet if m.is_ready} == {"d0"})
         await asyncio.sleep(100.0)
         assert world.workers["d0"].shell.unready() == ["no prefill worker has reached this worker (p0)"]
-        assert router.dispatcher.unready()
+        assert router.dispatcher.door.unready()
         world.network.heal()
-        await until(world, lambda: not router.dispatcher.unready())
+        await until(world, lambda: not router.dispatcher.door.unready())
 
     scenario.play(script, workers=scenario.split(decode=1))
 

@@ -297,7 +297,7 @@ class World:
 
     def _ask_again(self, client: Client) -> None:
         """It comes back to whichever router serves by now."""
-        serving = [router for router in self.living_routers() if not router.dispatcher.unready()]
+        serving = [router for router in self.living_routers() if not router.dispatcher.door.unready()]
         if serving:
             router = self.rng.choice(serving)
             self.log(f"{client.name} comes back to {router.process.name} with {client.seen_tokens} tokens")
