@@ -7,6 +7,7 @@ import pytest
 
 from sluice.domain.ids import BootId
 from sluice.engine.engine import PagedEngine
+from sluice.kv_transfer.lease import LeaseTable
 from sluice.testing.simulation import scenario
 from sluice.testing.simulation.scenario import until
 from sluice.testing.simulation.world import World
@@ -101,8 +102,7 @@ def test_a_lease_may_run_out_just_after_its_reservation_was_let_go(monkeypatch: 
     """Several end at once; while the first is let go, the farewell of another comes. The reaper died of it."""
 
     async def script(world: World) -> None:
-        leases = world.workers["d0"].arrivals._leases
-        monkeypatch.setattr(leases, "expire", lambda *, now_s: ((BootId("gone"), int(now_s)),))
+        monkeypatch.setattr(LeaseTable, "expire", lambda _table, *, now_s: ((BootId("gone"), int(now_s)),))
         await asyncio.sleep(2.0)
         monkeypatch.undo()
 
