@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sluice.capacity.catalogue import parse_prices
 from sluice.capacity.model_shape import shape_of
+from sluice.capacity.vision_shape import vision_shape
 from sluice.cli.objectives import parse_objective
 from sluice.cli.tables import Column, show
 from sluice.errors import ConfigError
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--trace", default="synthetic:isl=1024,osl=256", help="a trace file, a ServeGen folder, or synthetic:isl=…")
     add("--pools", default="H100:4m", help="the fleet, as in H100:2p+4d,A100x2:1m (%(default)s)")
     add("--model", default="Llama-3.1-8B", help="shape of the served model (%(default)s)")
+    add("--vision", default="", help="its vision tower, as in Qwen2-VL: images are encoded, by e, p and m replicas")
     add("--policy", default="joint", help=f"one of {', '.join(POLICIES)} (%(default)s)")
     add("--compare", metavar="A,B,…", help="several policies on the same requests, the first against the others")
     add("--slo", default="ttft=1,tpot=0.05,itl=0.2", help="objectives in seconds (%(default)s)")
@@ -93,6 +95,7 @@ def _study(arguments: argparse.Namespace) -> Study:
         step_tokens_max=arguments.step_tokens,
         batch_sequences_max=arguments.batch,
         step_order=StepOrder.PREFILL_FIRST if arguments.prefill_first else StepOrder.CHUNKED,
+        vision=vision_shape(arguments.vision) if arguments.vision else None,
     )
     if not 0 < arguments.batch < arguments.step_tokens:
         raise ConfigError(f"--batch: is {arguments.batch}; use 1 to one below --step-tokens ({arguments.step_tokens})")

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final
 
 from sluice.policy.policy import Ask, Placed, Policy, Unplaced
+from sluice.simulator.encodes import Encodes
 from sluice.simulator.fleet_view import FleetView
 from sluice.simulator.gap_histogram import GapHistogram
 from sluice.simulator.handoffs import Handoffs
@@ -64,6 +65,7 @@ class FleetRun:
         self.timeline = Timeline()
         self._moves = Moves(self, policy, options)
         self._after_step: dict[int, list[Handler]] = {}  # by slot
+        self.encodes = Encodes(self, options.encode)
         self._handoffs = Handoffs(self, self.links, is_overlapped=options.is_overlapped)
         self.view = FleetView(
             kv_token_bytes=specs[0].kv_token_bytes, unit_tokens=workload.unit_tokens, stale_s=options.stale_s
@@ -77,6 +79,7 @@ class FleetRun:
         self._live = 0  # sequences in the fleet or waiting for a place
         self._arrived = 0
         self._mean_output = 256.0
+        self._has_encoders = any(spec.encode is not None for spec in specs)
         self._longest = 0  # tokens of the longest sequence any instance can run
         for spec in specs:
             self.add_instance(spec)
@@ -153,12 +156,14 @@ class FleetRun:
         """The instance fails now; who was there is placed again."""
         self._versions[instance.slot] += 1
         lost = instance.fail(now_s)
+        images = instance.images.clear()
         for handler in self._after_step.pop(instance.slot, ()):
             handler(now_s)  # finds that nothing is there any more
         self.view.forget(instance)
         self.view.report(instance)
         self._handoffs.room_at(instance, now_s)
         self.place_again(lost, now_s)
+        self.encodes.redo(images, now_s)
 
     def _start_clocks(self, first_s: float) -> None:
         self.at(first_s, self._sample)
@@ -216,8 +221,21 @@ class FleetRun:
             slo=objective.slo,
             deadlines=Deadlines(now_s + objective.slo.ttft_s, objective.slo.tpot_s, objective.itl_s),
             hash_ids=workload.hash_ids[index] if workload.hash_ids else (),
+            image_tokens=workload.tokens_of_images(index) if self._has_encoders else (),
         )
         self._live += 1
+        if sequence.image_tokens:
+            if not self.encodes.start(sequence, now_s):
+                self._end(sequence, Fate.REJECTED)
+            return
+        self.embedded(sequence, now_s)
+
+    def can_take(self, instance: Instance) -> bool:
+        """Whether an instance admits work."""
+        return bool(self.view.table.is_ready[instance.slot])
+
+    def embedded(self, sequence: SimSequence, now_s: float) -> None:
+        """It needs no encoder any more: place it."""
         if self._pending or not self._place(sequence, now_s):
             self._wait(sequence, now_s)
 
@@ -321,6 +339,7 @@ class FleetRun:
 
     def _finish_steps(self, instance: Instance, now_s: float) -> None:
         ended = instance.finish_steps()
+        self.encodes.finished(instance, ended.encoded, now_s)
         for sequence in ended.held:
             self._handoffs.prefill_ends(sequence, now_s)
         for sequence in ended.finished:

@@ -78,7 +78,7 @@ class FleetView:
         table, slot, prefills = self.table, instance.slot, instance.prefills
         table.waiting[slot] = len(prefills.waiting) + instance.incoming
         table.running[slot] = instance.running
-        table.queued_tokens[slot] = prefills.queued_tokens
+        table.queued_tokens[slot] = prefills.queued_tokens + _as_tokens(instance)
         table.queued_pairs[slot] = max(0.0, prefills.queued_pairs)
         table.context_tokens[slot] = instance.batch.context_tokens
         table.free_blocks[slot] = instance.ledger.available
@@ -118,6 +118,12 @@ class FleetView:
         bit = 1 << instance.slot
         for hash_id in [hash_id for hash_id, mask in self._holders.items() if mask & bit]:
             self._holders[hash_id] &= ~bit
+
+
+def _as_tokens(instance: Instance) -> int:
+    """Images that wait to be encoded, as the prompt tokens that would take as long."""
+    token_s = instance.spec.curve.prefill_token_s
+    return int(instance.images.work_s / token_s) if token_s > 0.0 else 0
 
 
 def _record(slots: int, tokens: int, matched: dict[int, int]) -> None:

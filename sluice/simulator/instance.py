@@ -18,6 +18,7 @@ from sluice.capacity.step_model import StepShape, chunk_pairs
 from sluice.simulator.batch import DecodeBatch
 from sluice.simulator.block_ledger import BlockLedger
 from sluice.simulator.gap_histogram import GapHistogram
+from sluice.simulator.image_queue import ImageQueue, SimImage
 from sluice.simulator.instance_spec import InstanceSpec, StepOrder
 from sluice.simulator.prefill_queue import Chunk, PrefillQueue
 from sluice.simulator.sequence import BlockTable, SimSequence
@@ -32,6 +33,7 @@ class Ended(NamedTuple):
     first_tokens: list[SimSequence]  # whose first token came, held ones included
     held: list[SimSequence]  # prefilled; another instance decodes them
     finished: list[SimSequence]
+    encoded: list[SimImage]
 
 
 class Instance:
@@ -45,6 +47,7 @@ class Instance:
         self.batch = DecodeBatch(spec.block_tokens)
         self.prefills = PrefillQueue(spec, self.ledger)
         self.parked: deque[SimSequence] = deque()  # attached, blocks and all; the batch is full
+        self.images = ImageQueue(spec.encode, tokens_max=spec.encode_tokens_max)
         self.incoming = 0  # sequences that are on their way here
         self.is_running = False
         self.ends_s = NEVER  # of the planned steps
@@ -82,7 +85,7 @@ class Instance:
     @property
     def is_empty(self) -> bool:
         """Nothing runs, waits or is on its way."""
-        return self.running == 0 and not self.prefills.waiting and self.incoming == 0
+        return self.running == 0 and not self.prefills.waiting and self.incoming == 0 and self.images.is_empty
 
     # ---- what comes in, what leaves
 
@@ -139,13 +142,16 @@ class Instance:
         if self.spec.step_order is StepOrder.PREFILL_FIRST:
             self._decodes = len(self.batch) > 0 and not self._chunks
             self._grow(1)
-        if not self._chunks and not self._decodes:
+        encode_s = self.images.next_batch_s()
+        if not self._chunks and not self._decodes and not encode_s:
             self.ends_s = NEVER
             return preempted
         self._steps = 1
-        if not self._chunks and not self.prefills.staged and may_admit:  # else the next step may be another
+        # With any of these the next step may be another.
+        if not self._chunks and not self.prefills.staged and may_admit and not encode_s:
             self._steps = self._jump()
         self._time_steps()
+        self._step_s += encode_s  # a vision tower and a language model on one GPU take turns
         self._starts_s = now_s
         self.ends_s = row_end_s(now_s, self._steps, self._step_s, self._growth_s)
         self.is_running = True
@@ -167,7 +173,8 @@ class Instance:
         now_s = self.ends_s
         self.is_running = False
         self.busy_s += now_s - self._starts_s
-        ended = Ended([], [], self._finish_decodes(now_s) if self._decodes else [])
+        finished = self._finish_decodes(now_s) if self._decodes else []
+        ended = Ended([], [], finished, self.images.finish_batch())
         for sequence, tokens in self._chunks:
             self.prefills.compute(sequence, tokens)
             if sequence.computed == sequence.tokens:

@@ -6,6 +6,7 @@ Next: `instance.py`.
 from dataclasses import dataclass
 from enum import Enum
 
+from sluice.capacity.encode_curve import EncodeCurve
 from sluice.capacity.step_curve import StepCurve
 from sluice.capacity.step_model import StepModel
 from sluice.domain.role import Role
@@ -43,6 +44,8 @@ class InstanceSpec:
     step_order: StepOrder = StepOrder.CHUNKED
     is_ahead: bool = False  # a step is decided while the one before it runs, as asynchronous engines do
     jump_steps_max: int = 4096  # decode steps taken at once; lower it where step time is far from linear in context
+    encode: EncodeCurve | None = None  # of its vision tower; None: it has none
+    encode_tokens_max: int = 8192  # embeddings of one batch of images
     start_s: float = 60.0  # from asked for to ready, when added while running
 
     def __post_init__(self) -> None:

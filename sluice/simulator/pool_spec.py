@@ -11,20 +11,27 @@ from typing import Final, NamedTuple
 
 from sluice.capacity.catalogue import gpu_class
 from sluice.capacity.curve_fit import fit_model
+from sluice.capacity.encode_curve import datasheet_curve
+from sluice.capacity.gpu_class import GpuClass
 from sluice.capacity.model_shape import ModelShape
-from sluice.capacity.roofline import kv_tokens
+from sluice.capacity.roofline import ACTIVATION_BYTES, MEMORY_SHARE, kv_tokens
+from sluice.capacity.step_curve import StepCurve
+from sluice.capacity.vision_shape import VisionShape
 from sluice.domain.role import Role
 from sluice.errors import ConfigError
 from sluice.simulator.instance_spec import InstanceSpec, StepOrder
 from sluice.simulator.step_source import StepSource
 
-ROLES: Final = {"p": Role.PREFILL, "d": Role.DECODE, "m": Role.MIXED}
+ROLES: Final = {"e": Role.ENCODE, "p": Role.PREFILL, "d": Role.DECODE, "m": Role.MIXED}
 REPLICAS_MAX: Final = 10_000
+IDLE: Final = StepCurve(base_s=0.0, prefill_token_s=0.0, pair_s=0.0, decode_s=0.0, context_token_s=0.0)
+"""The language model's steps on a replica that has none."""
+
 JUMP_STEPS_MAX: Final = 64  # step models other than a curve are linear in context over so many steps
-EXAMPLE: Final = "write H100:2p+4d,A100x2:1m (class, GPUs per replica after x, then replicas by role p, d or m)"
+EXAMPLE: Final = "write H100:2p+4d,A100x2:1m (class, GPUs per replica after x, then replicas by role e, p, d or m)"
 
 _POOL: Final = re.compile(r"(?P<gpu>[A-Za-z][A-Za-z0-9 _.-]*?)(?:x(?P<degree>\d+))?:(?P<roles>.+)")
-_COUNT: Final = re.compile(r"(?P<count>\d+)(?P<role>[pdm])")
+_COUNT: Final = re.compile(r"(?P<count>\d+)(?P<role>[epdm])")
 
 
 class PoolCount(NamedTuple):
@@ -45,6 +52,8 @@ class EngineSettings:
     block_tokens: int = 16
     step_order: StepOrder = StepOrder.CHUNKED
     is_ahead: bool = False
+    vision: VisionShape | None = None  # the model's vision tower, which every replica holds that may encode
+    encode_tokens_max: int = 8192  # embeddings of one batch of images
 
 
 def parse_pools(text: str, *, is_whole: bool = True) -> list[PoolCount]:
@@ -62,7 +71,9 @@ def parse_pools(text: str, *, is_whole: bool = True) -> list[PoolCount]:
     total = sum(pool.replicas for pool in pools)
     if not 0 < total <= REPLICAS_MAX:
         raise ConfigError(f"--pools: has {total} replicas; give 1 to {REPLICAS_MAX}")
-    roles = {pool.role for pool in pools}
+    roles = {pool.role for pool in pools} - {Role.ENCODE}
+    if is_whole and not roles:
+        raise ConfigError(f"--pools: nobody can prefill; {EXAMPLE}")
     if is_whole and Role.MIXED not in roles and len(roles) == 1:
         lacking = "decode" if Role.PREFILL in roles else "prefill"
         raise ConfigError(f"--pools: nobody can {lacking}; add replicas with {lacking[0]} or m")
@@ -81,37 +92,83 @@ def make_specs(
     specs: list[InstanceSpec] = []
     for pool in pools:
         gpu = gpu_class(pool.gpu, prices)
-        degree = pool.tensor_parallel
-        tokens = kv_tokens(gpu, shape, tensor_parallel=degree)
-        blocks = tokens // settings.block_tokens
-        if blocks < 2:
-            need = shape.weight_bytes / 1e9
-            raise ConfigError(
-                f"--pools: {degree} {gpu.name} cannot hold the {need:.0f} GB of {shape.name} and KV beside them; "
-                f"use more per replica, as in {gpu.name}x{2 * degree}"
-            )
-        model = source.model(gpu, shape, tensor_parallel=degree)
-        spec = InstanceSpec(
-            name=f"{gpu.name}{f'x{degree}' if degree > 1 else ''} {pool.role.value}",
-            gpu_class=gpu.name if degree == 1 else f"{gpu.name}x{degree}",
-            role=pool.role,
-            model=model,
-            curve=fit_model(model),
-            blocks=blocks,
-            block_tokens=settings.block_tokens,
-            unit_tokens=settings.block_tokens,
-            step_tokens_max=settings.step_tokens_max,
-            batch_sequences_max=settings.batch_sequences_max,
-            sequence_tokens_max=min(shape.sequence_tokens_max, tokens),
-            kv_token_bytes=shape.kv_token_bytes,
-            link_bytes_per_s=gpu.link_bytes_per_s * degree,
-            gpus=degree,
-            price_per_h=gpu.price_per_h * degree,
-            idle_w=gpu.idle_w * degree,
-            peak_w=gpu.peak_w * degree,
-            step_order=settings.step_order,
-            is_ahead=settings.is_ahead,
-            jump_steps_max=JUMP_STEPS_MAX,
-        )
+        if pool.role is Role.ENCODE:
+            spec = _encoder_spec(gpu, pool, settings)
+        else:
+            spec = _token_spec(gpu, pool, shape=shape, source=source, settings=settings)
         specs += [spec] * pool.replicas
     return specs
+
+
+def _token_spec(
+    gpu: GpuClass, pool: PoolCount, *, shape: ModelShape, source: StepSource, settings: EngineSettings
+) -> InstanceSpec:
+    """A replica of the language model; one that prefills holds the vision tower too, where there is one."""
+    degree = pool.tensor_parallel
+    vision = settings.vision if pool.role in {Role.PREFILL, Role.MIXED} else None
+    tower_bytes = vision.weight_bytes if vision is not None else 0
+    tokens = kv_tokens(gpu, shape, tensor_parallel=degree) - tower_bytes // shape.kv_token_bytes
+    blocks = tokens // settings.block_tokens
+    if blocks < 2:
+        need = (shape.weight_bytes + tower_bytes) / 1e9
+        raise ConfigError(
+            f"--pools: {degree} {gpu.name} cannot hold the {need:.0f} GB of {shape.name} and KV beside them; "
+            f"use more per replica, as in {gpu.name}x{2 * degree}"
+        )
+    model = source.model(gpu, shape, tensor_parallel=degree)
+    return InstanceSpec(
+        name=_kind(gpu, pool),
+        gpu_class=gpu.name if degree == 1 else f"{gpu.name}x{degree}",
+        role=pool.role,
+        model=model,
+        curve=fit_model(model),
+        blocks=blocks,
+        block_tokens=settings.block_tokens,
+        unit_tokens=settings.block_tokens,
+        step_tokens_max=settings.step_tokens_max,
+        batch_sequences_max=settings.batch_sequences_max,
+        sequence_tokens_max=min(shape.sequence_tokens_max, tokens),
+        kv_token_bytes=shape.kv_token_bytes,
+        link_bytes_per_s=gpu.link_bytes_per_s * degree,
+        gpus=degree,
+        price_per_h=gpu.price_per_h * degree,
+        idle_w=gpu.idle_w * degree,
+        peak_w=gpu.peak_w * degree,
+        step_order=settings.step_order,
+        is_ahead=settings.is_ahead,
+        jump_steps_max=JUMP_STEPS_MAX,
+        encode=None if vision is None else datasheet_curve(gpu, vision).times(1 / degree),  # images shared out
+        encode_tokens_max=settings.encode_tokens_max,
+    )
+
+
+def _encoder_spec(gpu: GpuClass, pool: PoolCount, settings: EngineSettings) -> InstanceSpec:
+    """A replica of the vision tower alone."""
+    if settings.vision is None:
+        raise ConfigError("--pools: has replicas that encode; name the model's vision tower with --vision")
+    usable = MEMORY_SHARE * gpu.memory_bytes - ACTIVATION_BYTES
+    if pool.tensor_parallel > 1 or settings.vision.weight_bytes > usable:
+        raise ConfigError(
+            f"--pools: one {gpu.name} holds one tower; {settings.vision.name} has "
+            f"{settings.vision.weight_bytes / 1e9:.1f} GB: use single GPUs of a class that holds it"
+        )
+    return InstanceSpec(
+        name=_kind(gpu, pool),
+        gpu_class=gpu.name,
+        role=Role.ENCODE,
+        model=IDLE,
+        curve=IDLE,
+        blocks=1,
+        block_tokens=settings.block_tokens,
+        unit_tokens=settings.block_tokens,
+        link_bytes_per_s=gpu.link_bytes_per_s,
+        price_per_h=gpu.price_per_h,
+        idle_w=gpu.idle_w,
+        peak_w=gpu.peak_w,
+        encode=datasheet_curve(gpu, settings.vision),
+        encode_tokens_max=settings.encode_tokens_max,
+    )
+
+
+def _kind(gpu: GpuClass, pool: PoolCount) -> str:
+    return f"{gpu.name}{f'x{pool.tensor_parallel}' if pool.tensor_parallel > 1 else ''} {pool.role.value}"

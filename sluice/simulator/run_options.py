@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from sluice.domain.slo import STANDARD, SloClass
 from sluice.policy.restraint import RestraintLimits
+from sluice.simulator.encodes import EncodeRules
 from sluice.simulator.instance_spec import InstanceSpec
 
 
@@ -56,6 +57,7 @@ class RunOptions:
     output_tokens_max: int = 1 << 14  # what requests ask for at most: policies do not know what will come
     is_overlapped: bool = True  # KV leaves layer group by layer group while the prompt is computed
     restraint: RestraintLimits = field(default_factory=RestraintLimits)  # of what policies move and flip
+    encode: EncodeRules = field(default_factory=EncodeRules)
     flip_s: float = 1.0  # from empty to ready in another role
     failures: tuple[Failure, ...] = ()
     additions: tuple[Addition, ...] = ()

@@ -38,6 +38,8 @@ class SimSequence:
     deadlines: Deadlines
     hash_ids: Sequence[int] = ()  # of its prompt's full hash units, chained
 
+    image_tokens: Sequence[int] = ()  # of the prompt, per image that must be encoded
+
     prefill_slot: int = -1
     decode_slot: int = -1
     is_held: bool = False  # prefilled for another instance

@@ -85,6 +85,12 @@ class Workload:
         order = _blocks_in_another_order(len(self), generator)
         return replace(moved._select(order), arrival_s=arrival_s)  # noqa: SLF001 - its own class
 
+    def tokens_of_images(self, index: int) -> Sequence[int]:
+        """How many of a prompt's tokens each of its images is: equal shares, for traces tell their sum alone."""
+        images = int(self.images[index]) if len(self.images) else 0
+        total = int(self.image_tokens[index]) if images else 0
+        return tuple(total // images + (number < total % images) for number in range(images)) if total else ()
+
     def _select(self, rows: npt.NDArray[np.intp]) -> "Workload":
         return replace(
             self,
