@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "demo": "start a small platform, send requests, show where each one ran, stop",
     "chat": "talk to a running platform in the terminal",
     "get": "list the workers or the latest requests of a running platform",
+    "explain": "say why a request went where it went: what was weighed, predicted and decided",
     "drain": "empty a worker without losing a request: move what runs there",
     "flip": "give a worker another role, weights kept",
     "migrate": "move one running request to another worker",

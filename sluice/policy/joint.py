@@ -46,6 +46,7 @@ _BINDING: Final = {
     "memory": "memory",
     "link": "link",
     "price": "price",
+    "off role": "role",
 }
 
 
@@ -81,7 +82,8 @@ class Joint:
         # A worker that is there to decode computes a prompt itself where that is less than a handoff costs.
         is_off_role = fleet.role_bits[prefill] & PREFILL_BIT == 0
         per_token = self._weights.latency * HANDOFF_S / (ask.slo.tpot_s * max(1, self._split_tokens_min))
-        total += per_token * is_off_role * (ask.prompt_tokens - cached[prefill])
+        off_role = per_token * is_off_role * (ask.prompt_tokens - cached[prefill])
+        total += off_role
         if fleet.severed:
             both = zip(prefill.tolist(), decode.tolist(), strict=True)
             total[[not fleet.can_send(source, target) for source, target in both]] = np.inf
@@ -89,25 +91,28 @@ class Joint:
         total += (prefill * 31 + decode * 17 + ask.seed % 101 * 7) % 101 * SPREAD
         order = total.argsort()[:EXPLAINED].tolist()
         by, to = prefill.item(order[0]), decode.item(order[0])
-        ttft_s = worth.ttft_s.item(by) + ask.waited_s
-        if ttft_s > ask.slo.give_up_s and ask.resident is None:
-            return Unplaced(
-                reason=f"the first token would take {ttft_s:.3g} s, the limit is {ask.slo.give_up_s:g} s",
-                is_final=True,
-                retry_after_s=max(1.0, ttft_s - ask.slo.ttft_s),
-            )
-        self._prompt_s[by] += worth.work_s.item(by)
         candidates = tuple(
             _candidate(
                 worth,
                 (prefill.item(at), decode.item(at)),
                 cost=total.item(at),
                 link=link.item(at),
+                off_role=off_role.item(at),
                 latency=latency,
                 waited_s=ask.waited_s,
             )
             for at in order
         )
+        ttft_s = candidates[0].ttft_s
+        if ttft_s > ask.slo.give_up_s and ask.resident is None:
+            return Unplaced(
+                reason=f"the first token would take {ttft_s:.3g} s, the limit is {ask.slo.give_up_s:g} s",
+                is_final=True,
+                retry_after_s=max(1.0, ttft_s - ask.slo.ttft_s),
+                binding="ttft",
+                candidates=candidates,
+            )
+        self._prompt_s[by] += worth.work_s.item(by)
         matched = int(cached.item(by))
         return Placed(
             prefill=by,
@@ -149,7 +154,14 @@ class Joint:
 
 
 def _candidate(
-    worth: Worth, pair: tuple[int, int], *, cost: float, link: float, latency: float, waited_s: float
+    worth: Worth,
+    pair: tuple[int, int],
+    *,
+    cost: float,
+    link: float,
+    off_role: float,
+    latency: float,
+    waited_s: float,
 ) -> Candidate:
     prefill, decode = pair
     return Candidate(
@@ -165,6 +177,7 @@ def _candidate(
             "harm": worth.prompt_harm.item(prefill) + worth.output_harm.item(decode),
             "memory": worth.memory.item(decode),
             "link": link,
+            "off role": off_role,
             "price": worth.prompt_price.item(prefill) + worth.output_price.item(decode),
         },
     )

@@ -51,7 +51,7 @@ class Placed:
     decode: int
     cached_tokens: int  # expected at the worker that prefills
     reason: str  # one readable line
-    binding: str = ""  # the constraint that decided: ttft, tpot, memory, link, price; "" if none bound
+    binding: str = ""  # the constraint that decided: ttft, tpot, memory, link, price, role; "" if none bound
     candidates: Sequence[Candidate] = ()  # the best few, the chosen one first
 
     @property
@@ -70,6 +70,8 @@ class Unplaced:
     reason: str
     is_final: bool = False
     retry_after_s: float = 1.0
+    binding: str = ""  # as in Placed
+    candidates: Sequence[Candidate] = ()  # the best few, though none is good enough
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +83,7 @@ class Running:
     context_tokens: int
     output_tokens: int
     slo: SloClass
-    worst_gap_s: float  # largest recent gap between two of its tokens
+    worst_gap_s: float  # largest gap between two of its tokens so far, the one that runs included
     is_moving: bool
 
 

@@ -25,7 +25,7 @@ WATCH_EVERY_S: Final = 0.1
 
 
 class AdminService(sluice_pb2_grpc.AdminServicer):
-    """The service `sluice get`, `drain`, `flip` and `migrate` call."""
+    """The service `sluice get`, `explain`, `drain`, `flip` and `migrate` call."""
 
     def __init__(self, dispatcher: Dispatcher, clock: Clock) -> None:
         self._dispatcher = dispatcher
@@ -51,6 +51,32 @@ class AdminService(sluice_pb2_grpc.AdminServicer):
     ) -> pb.GetCapacityReply:
         """What the router has learned of its workers' speed."""
         return capacity_reply(self._dispatcher.fleet)
+
+    async def Explain(  # noqa: N802 - gRPC's name
+        self, message: pb.ExplainRequest, context: grpc.aio.ServicerContext[pb.ExplainRequest, pb.ExplainReply]
+    ) -> pb.ExplainReply:
+        """What was decided about a request, as far as it is remembered."""
+        try:
+            return self._explain(RequestId(message.request_id))
+        except SluiceError as error:
+            await context.abort(status.status_of(error), str(error))
+
+    def _explain(self, request: RequestId) -> pb.ExplainReply:
+        known = self._dispatcher.decisions.of(request)
+        if known is None:
+            remedy = "see `sluice get requests`, or ask the router that served it"
+            raise InvalidRequestError(field="request_id", problem="is not remembered here", remedy=remedy)
+        now_s = self._clock.now_s()
+        records = self._dispatcher.records.latest(request=request, limit=REQUEST_ROWS_MAX)
+        return pb.ExplainReply(
+            policy=self._dispatcher.targets.policy_name,
+            slo_class=known.slo_class,
+            ttft_objective_s=known.ttft_s,
+            tpot_objective_s=known.tpot_s,
+            prompt_tokens=known.prompt_tokens,
+            decisions=[decision.to_wire() for decision in known.decisions],
+            requests=[record.to_wire(now_s=now_s) for record in sorted(records, key=lambda one: one.choice)],
+        )
 
     async def GetRequests(  # noqa: N802 - gRPC's name
         self,

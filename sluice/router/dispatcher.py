@@ -26,6 +26,7 @@ from sluice.policy.admission import AdmissionLimits, AdmissionQueue
 from sluice.policy.policy import Policy, Unplaced
 from sluice.policy.restraint import Restraint, RestraintLimits
 from sluice.router.claims import Claims, Copy
+from sluice.router.decisions import Decision, Decisions, Kind
 from sluice.router.door import Door, HoldLimits
 from sluice.router.evacuation import Evacuations
 from sluice.router.fleet import Fleet, Member
@@ -87,7 +88,8 @@ class Dispatcher:
         self._flows: dict[SequenceId, Flow] = {}
         self._requests = 0
         self.door = Door(fleet.why_not_serving, limits.hold)
-        self.targets = Targets(fleet, policy, clock)
+        self.decisions = Decisions(limits.records_max)
+        self.targets = Targets(fleet, policy, self.decisions, clock)
         self.claims = Claims(fleet)
         self.evacuations = Evacuations(fleet, self._flows, self.targets)
         self.flips = Flips(fleet)
@@ -97,6 +99,7 @@ class Dispatcher:
             policy=policy,
             flips=self.flips,
             restraint=Restraint(limits.restraint),
+            decisions=self.decisions,
             observer=observer,
         )
         self._peering = Peering(fleet)
@@ -147,8 +150,7 @@ class Dispatcher:
         OverloadedError when there is too much to do.
         """
         now_s = self._clock.now_s()
-        self.door.check()
-        self._queue.check(sequences=job.choices, tokens=job.prompt_tokens * job.n, inflight_sequences=len(self._flows))
+        self._check_room(job)
         request = Request(
             job,
             router=self._router,
@@ -172,6 +174,16 @@ class Dispatcher:
                 flow.adopted(copy, now_s=now_s)
         self._pump(now_s)
         return request
+
+    def _check_room(self, job: Job) -> None:
+        try:
+            self.door.check()
+            tokens = job.prompt_tokens * job.n
+            self._queue.check(sequences=job.choices, tokens=tokens, inflight_sequences=len(self._flows))
+        except SluiceError as error:
+            self.decisions.note(job, Decision(Kind.REFUSED, 0, 0.0, str(error)))
+            self.observer.refused_at_door(job, error)
+            raise
 
     def release(self, request: Request) -> None:
         """The client is done with the request, or gone: whatever still runs is cancelled everywhere."""
@@ -261,6 +273,8 @@ class Dispatcher:
             self.lose(member, "no heartbeat")
         for flow in self._queue.expired(now_s=now_s):
             error = NoWorkerError("no worker had room in time", retry_after_s=max(1.0, self._queue.wait_estimate_s()))
+            at_s = now_s - flow.record.accepted_s
+            self.decisions.note(flow.request.job, Decision(Kind.REFUSED, flow.choice, at_s, str(error)))
             self._end(flow.request, FinishReason.ERROR, error)
         self.fleet.index.expire(now_s=now_s)
         self._peering.step()
@@ -338,8 +352,10 @@ class Dispatcher:
             prefill, decode = self.fleet.at(decision.prefill), self.fleet.at(decision.decode)
             flow.placed(decision, prefill=prefill, decode=decode, now_s=now_s)
             took_s = self._clock.now_s() - started_s
-            traceparent = flow.request.traceparent
-            self.observer.placed(flow.record, decision, traceparent=traceparent, took_s=took_s, now_s=now_s)
+            traceparent, workers = flow.request.traceparent, self.fleet.table.workers
+            self.observer.placed(
+                flow.record, decision, workers=workers, traceparent=traceparent, took_s=took_s, now_s=now_s
+            )
 
     def _on_prefix(self, member: Member, update: pb.PrefixUpdate) -> None:
         index, slot = self.fleet.index, member.slot

@@ -23,7 +23,7 @@ from sluice.router.fleet import Member
 from sluice.router.job import Prompt
 from sluice.router.journey import Effect, Event, State
 from sluice.router.output import TokenLogprobs
-from sluice.router.records import Record
+from sluice.router.records import MoveBegun, Record
 from sluice.router.request import Request
 from sluice.router.stream_order import StreamOrder
 from sluice.wire.gen import sluice_pb2 as pb
@@ -194,6 +194,7 @@ class Flow:
         """Migrate it to `target` while it runs. Only when `can_move`."""
         self.prefill, self.decode = None, self.owner
         self.target, self.why_moved = target, why
+        self.record.move = MoveBegun(now_s, self.record.decode_worker, target.name, why)
         target.hold(self.sequence, prefill_tokens=0, context_tokens=self.context_tokens, now_s=now_s)
         self._apply(Event.MOVE, now_s)
 
@@ -216,7 +217,7 @@ class Flow:
         if report.outcome == pb.MIGRATION_READY:
             if is_expected and is_whole:
                 self.record.moved(report, source=member.name, why=self.why_moved, now_s=now_s)
-                self.request.observer.migrated(report)
+                self.request.observer.migrated(report, self.record, self.request.traceparent, now_s=now_s)
                 self._apply(Event.COPIED, now_s)
                 return
             # An earlier token is still on its way from another worker, or the target is gone.
@@ -229,7 +230,7 @@ class Flow:
             return
         if report.outcome == pb.MIGRATION_FAILED:
             self.excluded.add(self.target.info.worker)
-        self.request.observer.migrated(report)
+        self.request.observer.migrated(report, self.record, self.request.traceparent, now_s=now_s)
         self._let_target_go()
         self._apply(Event.MOVE_OFF, now_s)
 

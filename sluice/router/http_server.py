@@ -15,6 +15,7 @@ from typing import Final
 from aiohttp import web
 
 from sluice.clock import wall_ns
+from sluice.domain.ids import RequestId
 from sluice.errors import BodyTooLargeError, DeadlineError, InvalidRequestError, SluiceError, UnknownModelError
 from sluice.router import event_ids, openai_errors, openai_replies, openai_schema
 from sluice.router.dispatcher import Dispatcher
@@ -30,6 +31,7 @@ from sluice.text.tokenizer import Tokenizer
 TENANT_CHARS_MAX: Final = 256
 BODY_TIMEOUT_S: Final = 60.0
 _JSON: Final = "application/json"
+_REQUEST: Final = web.RequestKey("request", RequestId)  # of an exchange: the id its client sees
 _STREAM_HEADERS: Final = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
@@ -80,6 +82,7 @@ class HttpServer:
             )
             await self._dispatcher.door.enter()
             job = await self._intake.job(_resumed(http, body, wishes))
+            http[_REQUEST] = job.request
             writer = self._writer(job, body, Endpoint.COMPLETIONS, echo=self._echo(wishes) if body.echo else ())
             copies = await self._dispatcher.copies_of(job)
             request = self._dispatcher.submit(job, _delivery(body), copies)
@@ -93,6 +96,7 @@ class HttpServer:
             )
             await self._dispatcher.door.enter()
             job = await self._intake.job(_resumed(http, body, wishes))
+            http[_REQUEST] = job.request
             writer = self._writer(job, body, Endpoint.CHAT, echo=())
             copies = await self._dispatcher.copies_of(job)
             request = self._dispatcher.submit(job, _delivery(body), copies)
@@ -113,8 +117,8 @@ class HttpServer:
             # Errors before the first token still get their own status code.
             pieces = await request.outbox.take()
             if not request.outbox.is_streaming:
-                return web.Response(body=writer.body(pieces), content_type=_JSON)
-            response = web.StreamResponse(headers=_STREAM_HEADERS)
+                return web.Response(body=writer.body(pieces), headers=_named(http), content_type=_JSON)
+            response = web.StreamResponse(headers=_STREAM_HEADERS | _named(http))
             await response.prepare(http)
             while pieces:
                 data = writer.events(pieces)
@@ -170,7 +174,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         return web.Response(
             status=openai_errors.status_of(error),
             body=openai_errors.body_of(error),
-            headers=openai_errors.headers_of(error),
+            headers=openai_errors.headers_of(error) | _named(request),
             content_type=_JSON,
         )
     except web.HTTPException as error:
@@ -182,6 +186,11 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         _log.exception("%s %s failed", request.method, request.path)
         body = openai_errors.error_body("an internal error; see the router's log", kind="server_error")
         return web.Response(status=500, body=body, content_type=_JSON)
+
+
+def _named(http: web.Request) -> dict[str, str]:
+    """Which request an answer is of, a refusal included: `sluice explain` knows it by this name."""
+    return {"x-request-id": http[_REQUEST]} if _REQUEST in http else {}
 
 
 def _resumed(http: web.Request, body: GenerationBody, wishes: Wishes) -> Wishes:

@@ -9,12 +9,13 @@ import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NoReturn, TypeAlias, TypeVar
 
 from sluice.domain.block_hash import extend_chain, root_hash
 from sluice.domain.ids import BlockHash, RequestId
 from sluice.domain.sampling import SamplingParams
+from sluice.domain.slo import SloClass
 from sluice.errors import InvalidRequestError, NoWorkerError, OverloadedError, UnknownModelError
 from sluice.router.fleet import Fleet
 from sluice.router.job import Job, Prompt
@@ -131,7 +132,7 @@ class Intake:
             timeout_s=self._timeout_s(wishes.timeout_s),
             operation="chat" if isinstance(wishes.prompts[0], Conversation) else "text_completion",
             tenant=wishes.tenant,
-            slo=self._classes.named(wishes.service_tier),
+            slo=_hurried(self._classes.named(wishes.service_tier), wishes.timeout_s),
             traceparent=wishes.traceparent,
             next_index=wishes.next_index,
         )
@@ -239,6 +240,13 @@ class Intake:
             problem = f"is {wish} after a prompt of {longest} tokens"
             _refuse("max_tokens", problem, f"send at most {room}: the model holds {limit} tokens in all")
         return room if wish is None else wish
+
+
+def _hurried(slo: SloClass, timeout_s: float | None) -> SloClass:
+    """A first token predicted after the client's own deadline is not waited for: the request is refused at once."""
+    if timeout_s is None or timeout_s >= slo.give_up_s:
+        return slo
+    return replace(slo, give_up_s=timeout_s)
 
 
 def _seed_of(request: RequestId) -> int:

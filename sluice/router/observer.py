@@ -7,7 +7,8 @@ built only for requests that are traced. Names: `telemetry/metric_table.py`,
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from sluice.clock import wall_ns
@@ -87,9 +88,14 @@ class Observer:
             attributes.RESPONSE_ID: job.request,
             attributes.REQUEST_ID: job.request,
             attributes.INPUT_TOKENS: job.prompt_tokens,
+            attributes.SLO_CLASS: job.slo.name,
         }
         span.describe(facts)
         return span
+
+    def refused_at_door(self, job: Job, error: SluiceError) -> None:
+        """A request that is understood is not accepted: its trace is that."""
+        self.open_span(job).end({attributes.DECISION: str(error)}, error=error.code.value)
 
     def request_ended(
         self,
@@ -123,12 +129,16 @@ class Observer:
             }
             if ttft_s is not None:
                 facts[attributes.TTFT_S] = ttft_s
+            if outcome is Outcome.REFUSED:
+                facts[attributes.DECISION] = str(error)
             span.end(facts, error=None if error is None else error.code.value)
 
     # ------------------------------------------------------------ sequences
 
-    def placed(self, record: Record, decision: Placed, *, traceparent: str, took_s: float, now_s: float) -> None:
-        """A sequence got its workers; deciding took `took_s`."""
+    def placed(
+        self, record: Record, decision: Placed, *, workers: Sequence[str], traceparent: str, took_s: float, now_s: float
+    ) -> None:
+        """A sequence got its workers; deciding took `took_s`. `workers` are names by slot."""
         kind = PlacementKind.DISAGGREGATED if decision.is_split else PlacementKind.COLOCATED
         self.metrics.placed(kind, queue_s=now_s - record.accepted_s)
         if not traceparent:
@@ -139,7 +149,7 @@ class Observer:
         queued_ns = start_ns - round((now_s - record.accepted_s) * _NS)
         tracing.record_span(SpanName.QUEUE, parent=traceparent, start_ns=queued_ns, end_ns=start_ns, attributes=facts)
         facts[attributes.DECISION] = decision.reason
-        facts[attributes.CANDIDATES] = len(decision.candidates)
+        facts |= _weighed(decision, workers)
         facts[attributes.PREFILL_WORKER] = record.prefill_worker
         facts[attributes.DECODE_WORKER] = record.decode_worker
         tracing.record_span(SpanName.PLACEMENT, parent=traceparent, start_ns=start_ns, end_ns=end_ns, attributes=facts)
@@ -160,11 +170,22 @@ class Observer:
         """A prefill worker reported how a handoff went."""
         self.metrics.handed_off(_HANDOFFS.get(report.outcome, HandoffResult.FAILED))
 
-    def migrated(self, report: pb.MigrationReport) -> None:
+    def migrated(self, report: pb.MigrationReport, record: Record, traceparent: str, *, now_s: float) -> None:
         """A worker reported how a migration went; one that had nothing to copy is no migration."""
         result = _MIGRATIONS.get(report.outcome)
-        if result is not None:
-            self.metrics.migrated(result, frozen_s=report.frozen_s)
+        if result is None:
+            return
+        self.metrics.migrated(result, frozen_s=report.frozen_s)
+        move = record.move
+        if not traceparent or move is None:
+            return
+        facts = _identity(record)
+        facts[attributes.DECISION] = move.why
+        facts[attributes.MOVED_FROM], facts[attributes.MOVED_TO] = move.source, move.target
+        facts[attributes.MOVE_OUTCOME], facts[attributes.FROZEN_S] = result.value, report.frozen_s
+        end_ns = wall_ns()
+        start_ns = end_ns - round((now_s - move.at_s) * _NS)
+        tracing.record_span(SpanName.MOVE, parent=traceparent, start_ns=start_ns, end_ns=end_ns, attributes=facts)
 
     def wished(self, kind: WishKind, held: Held | None) -> None:
         """The policy wished to change something; `held` says why it is not carried out now."""
@@ -181,6 +202,21 @@ class Observer:
         facts[attributes.TPOT_S] = record.tpot_s
         start_ns = end_ns - round((now_s - record.first_token_s) * _NS)
         tracing.record_span(SpanName.DECODE, parent=traceparent, start_ns=start_ns, end_ns=end_ns, attributes=facts)
+
+
+def _weighed(decision: Placed, workers: Sequence[str]) -> dict[str, AttributeValue]:
+    lines = []
+    for one in decision.candidates:
+        terms = ", ".join(f"{name} {value:.3g}" for name, value in one.terms.items() if value)
+        where = f"{workers[one.prefill]} > {workers[one.decode]}"
+        lines.append(f"{where}: TTFT {one.ttft_s:.3g} s, TPOT {one.tpot_s:.3g} s, cost {one.cost:.4g} ({terms})")
+    facts: dict[str, AttributeValue] = {attributes.CANDIDATES: lines}
+    if decision.binding:
+        facts[attributes.BINDING] = decision.binding
+    if lines and not math.isnan(decision.candidates[0].ttft_s):
+        facts[attributes.PREDICTED_TTFT_S] = decision.candidates[0].ttft_s
+        facts[attributes.PREDICTED_TPOT_S] = decision.candidates[0].tpot_s
+    return facts
 
 
 def _identity(record: Record) -> dict[str, AttributeValue]:

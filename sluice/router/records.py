@@ -14,6 +14,16 @@ from sluice.wire.gen import sluice_pb2 as pb
 MOVES_KEPT: Final = 32
 
 
+@dataclass(frozen=True, slots=True)
+class MoveBegun:
+    """A migration that may yet be refused or fail."""
+
+    at_s: float
+    source: str
+    target: str
+    why: str
+
+
 @dataclass(slots=True, kw_only=True)
 class Record:
     """One sequence's life so far. Times are the router's clock, 0.0 until they happen."""
@@ -41,6 +51,7 @@ class Record:
     transfer_s: float = 0.0
     exposed_s: float = 0.0
     epoch: int = 0
+    move: MoveBegun | None = None  # the latest
     migrations: int = 0
     moves: list[pb.MoveRow] = field(default_factory=list)
 

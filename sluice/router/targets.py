@@ -1,7 +1,7 @@
 """Asks the policy: where a sequence goes, where a running one could go on, and why one is refused.
 
-What the policy may know of a sequence is put together here. Changes nothing: who asks carries out
-the answer. Next: `policy/policy.py`.
+What the policy may know of a sequence is put together here, and its answers are remembered for people who
+ask. Changes nothing else: who asks carries out the answer. Next: `policy/policy.py`, `decisions.py`.
 """
 
 from typing import Final
@@ -9,6 +9,7 @@ from typing import Final
 from sluice.clock import Clock
 from sluice.errors import NoWorkerError, OverloadedError, SluiceError
 from sluice.policy.policy import Ask, Placed, Policy, Unplaced
+from sluice.router.decisions import Decisions, Kind
 from sluice.router.fleet import Fleet, Member
 from sluice.router.flow import Flow
 
@@ -19,22 +20,28 @@ OUTPUT_TOKENS_EXPECTED: Final = 256
 class Targets:
     """Chooses among the workers of one fleet."""
 
-    def __init__(self, fleet: Fleet, policy: Policy, clock: Clock) -> None:
+    def __init__(self, fleet: Fleet, policy: Policy, decisions: Decisions, clock: Clock) -> None:
         self._fleet = fleet
         self._policy = policy
+        self._decisions = decisions
         self._clock = clock
+
+    @property
+    def policy_name(self) -> str:
+        """Who is asked, as on the command line."""
+        return self._policy.name
 
     def place(self, flow: Flow, *, now_s: float) -> Placed | Unplaced:
         """Who serves a waiting sequence, those excluded that failed it."""
-        return self._ask(flow, resident=None, now_s=now_s)
+        return self._ask(flow, kind=Kind.PLACED, resident=None, now_s=now_s)
 
     def elsewhere_for(self, flow: Flow) -> Member | None:
         """The best decode worker for it that does not run it now and has not failed it, if there is one."""
         owner = None if flow.owner is None else flow.owner.slot
-        answer = self._ask(flow, resident=owner, now_s=self._clock.now_s())
+        answer = self._ask(flow, kind=Kind.TARGET, resident=owner, now_s=self._clock.now_s())
         return self._fleet.at(answer.decode) if isinstance(answer, Placed) else None
 
-    def _ask(self, flow: Flow, *, resident: int | None, now_s: float) -> Placed | Unplaced:
+    def _ask(self, flow: Flow, *, kind: Kind, resident: int | None, now_s: float) -> Placed | Unplaced:
         job, left = flow.request.job, flow.sampling.max_tokens - len(flow.output)
         ask = Ask(
             prompt_tokens=flow.context_tokens,
@@ -48,7 +55,11 @@ class Targets:
             seed=flow.sequence,
         )
         cached = self._fleet.index.match(flow.prompt.unit_hashes)
-        return self._policy.place(ask, self._fleet.table, cached, now_s=now_s)
+        table = self._fleet.table
+        answer = self._policy.place(ask, table, cached, now_s=now_s)
+        at_s = now_s - flow.record.accepted_s
+        self._decisions.answered(job, flow.choice, answer, table, kind=kind, at_s=at_s)
+        return answer
 
 
 def refusal(answer: Unplaced) -> SluiceError:

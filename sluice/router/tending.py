@@ -12,6 +12,7 @@ from typing import Final, overload
 from sluice.domain.ids import SequenceId
 from sluice.policy.policy import Flip, Move, Policy, Running
 from sluice.policy.restraint import WISHES_MAX, Held, InMotion, Restraint
+from sluice.router.decisions import Decision, Decisions, Kind
 from sluice.router.fleet import Fleet
 from sluice.router.flips import Flips
 from sluice.router.flow import Flow
@@ -79,6 +80,7 @@ class Tending:
         flips: Flips,
         restraint: Restraint,
         observer: Observer,
+        decisions: Decisions,
     ) -> None:
         self._fleet = fleet
         self._flows = flows
@@ -86,6 +88,7 @@ class Tending:
         self._flips = flips
         self._restraint = restraint
         self._observer = observer
+        self._decisions = decisions
 
     def step(self, *, now_s: float) -> None:
         """Ask, and begin what may begin now."""
@@ -109,6 +112,8 @@ class Tending:
             if why_not is None:
                 flow, target = self._flows[wish.sequence], self._fleet.at(wish.to)
                 _log.info("request %s moves to %s: %s", flow.record.request, target.name, wish.why)
+                why, at_s = f"to {target.name}: {wish.why}", now_s - flow.record.accepted_s
+                self._decisions.note(flow.request.job, Decision(Kind.MOVE, flow.choice, at_s, why))
                 flow.move(target, why=wish.why, now_s=now_s)
 
     def _flip(self, wish: Flip, *, now_s: float) -> None:

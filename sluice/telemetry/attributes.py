@@ -8,7 +8,8 @@ Names starting with `gen_ai.` follow the OpenTelemetry semantic conventions for 
              ├─ placement                            router
              ├─ prefill ─┬─ transfer (per group)     prefill worker
              │           └─ attach                   decode worker
-             └─ decode                               router
+             ├─ decode                               router
+             └─ move (per migration)                 router
 
 Next: `tracing.py`.
 """
@@ -32,6 +33,7 @@ class SpanName(Enum):
     TRANSFER = "transfer"
     ATTACH = "attach"
     DECODE = "decode"
+    MOVE = "move"
 
 
 OPERATION_NAME: Final = "gen_ai.operation.name"
@@ -59,6 +61,14 @@ PREFILL_WORKER: Final = "sluice.prefill_worker"
 DECODE_WORKER: Final = "sluice.decode_worker"
 DECISION: Final = "sluice.decision"
 CANDIDATES: Final = "sluice.candidates"
+BINDING: Final = "sluice.binding"
+PREDICTED_TTFT_S: Final = "sluice.predicted_ttft_s"
+PREDICTED_TPOT_S: Final = "sluice.predicted_tpot_s"
+SLO_CLASS: Final = "sluice.slo_class"
+MOVED_FROM: Final = "sluice.moved_from"
+MOVED_TO: Final = "sluice.moved_to"
+MOVE_OUTCOME: Final = "sluice.move_outcome"
+FROZEN_S: Final = "sluice.frozen_s"
 TPOT_S: Final = "sluice.tpot_s"
 LAYER_GROUP: Final = "sluice.layer_group"
 TRANSPORT: Final = "sluice.transport"
@@ -103,8 +113,18 @@ ATTRIBUTES: Final = (
     AttributeRow(WORKER, (SpanName.PREFILL, SpanName.TRANSFER, SpanName.ATTACH), "the worker that did it"),
     AttributeRow(PREFILL_WORKER, (SpanName.REQUEST, SpanName.PLACEMENT), "where the prompt was computed"),
     AttributeRow(DECODE_WORKER, (SpanName.REQUEST, SpanName.PLACEMENT, SpanName.TRANSFER), "where tokens are chosen"),
-    AttributeRow(DECISION, (SpanName.PLACEMENT,), "why it was placed so, one line"),
-    AttributeRow(CANDIDATES, (SpanName.PLACEMENT,), "how many candidates were scored"),
+    AttributeRow(
+        DECISION, (SpanName.REQUEST, SpanName.PLACEMENT, SpanName.MOVE), "why it was placed so, moved or refused"
+    ),
+    AttributeRow(CANDIDATES, (SpanName.PLACEMENT,), "the best few, one line each: workers, predictions, cost, terms"),
+    AttributeRow(BINDING, (SpanName.PLACEMENT,), "what decided: `ttft`, `tpot`, `memory`, `link`, `price` or `role`"),
+    AttributeRow(PREDICTED_TTFT_S, (SpanName.PLACEMENT,), "TTFT the policy expected, seconds"),
+    AttributeRow(PREDICTED_TPOT_S, (SpanName.PLACEMENT,), "TPOT the policy expected, seconds"),
+    AttributeRow(SLO_CLASS, (SpanName.REQUEST,), "the request's class"),
+    AttributeRow(MOVED_FROM, (SpanName.MOVE,), "the worker it left, or stayed at"),
+    AttributeRow(MOVED_TO, (SpanName.MOVE,), "the worker it was to go to"),
+    AttributeRow(MOVE_OUTCOME, (SpanName.MOVE,), "`moved`, `refused` or `failed`"),
+    AttributeRow(FROZEN_S, (SpanName.MOVE,), "how long it stood still, seconds"),
     AttributeRow(TPOT_S, (SpanName.DECODE,), "mean seconds per output token after the first"),
     AttributeRow(LAYER_GROUP, (SpanName.TRANSFER,), "which layer group was pushed"),
     AttributeRow(TRANSPORT, (SpanName.TRANSFER, SpanName.ATTACH), "`inproc`, `shm`, `tcp` or `nixl`"),

@@ -1095,6 +1095,71 @@ class MoveRow(_message.Message):
     at_token: int
     def __init__(self, at_s: _Optional[float] = ..., from_worker: _Optional[str] = ..., to_worker: _Optional[str] = ..., how: _Optional[str] = ..., why: _Optional[str] = ..., bytes: _Optional[int] = ..., frozen_s: _Optional[float] = ..., at_token: _Optional[int] = ...) -> None: ...
 
+class ExplainRequest(_message.Message):
+    __slots__ = ("request_id",)
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    def __init__(self, request_id: _Optional[str] = ...) -> None: ...
+
+class ExplainReply(_message.Message):
+    __slots__ = ("policy", "slo_class", "ttft_objective_s", "tpot_objective_s", "prompt_tokens", "decisions", "requests")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    SLO_CLASS_FIELD_NUMBER: _ClassVar[int]
+    TTFT_OBJECTIVE_S_FIELD_NUMBER: _ClassVar[int]
+    TPOT_OBJECTIVE_S_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DECISIONS_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    slo_class: str
+    ttft_objective_s: float
+    tpot_objective_s: float
+    prompt_tokens: int
+    decisions: _containers.RepeatedCompositeFieldContainer[Decision]
+    requests: _containers.RepeatedCompositeFieldContainer[RequestRow]
+    def __init__(self, policy: _Optional[str] = ..., slo_class: _Optional[str] = ..., ttft_objective_s: _Optional[float] = ..., tpot_objective_s: _Optional[float] = ..., prompt_tokens: _Optional[int] = ..., decisions: _Optional[_Iterable[_Union[Decision, _Mapping]]] = ..., requests: _Optional[_Iterable[_Union[RequestRow, _Mapping]]] = ...) -> None: ...
+
+class Decision(_message.Message):
+    __slots__ = ("kind", "choice", "at_s", "reason", "binding", "cached_tokens", "candidates")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
+    AT_S_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    BINDING_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    choice: int
+    at_s: float
+    reason: str
+    binding: str
+    cached_tokens: int
+    candidates: _containers.RepeatedCompositeFieldContainer[CandidateRow]
+    def __init__(self, kind: _Optional[str] = ..., choice: _Optional[int] = ..., at_s: _Optional[float] = ..., reason: _Optional[str] = ..., binding: _Optional[str] = ..., cached_tokens: _Optional[int] = ..., candidates: _Optional[_Iterable[_Union[CandidateRow, _Mapping]]] = ...) -> None: ...
+
+class CandidateRow(_message.Message):
+    __slots__ = ("prefill_worker", "decode_worker", "ttft_s", "tpot_s", "cost", "terms")
+    class TermsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    PREFILL_WORKER_FIELD_NUMBER: _ClassVar[int]
+    DECODE_WORKER_FIELD_NUMBER: _ClassVar[int]
+    TTFT_S_FIELD_NUMBER: _ClassVar[int]
+    TPOT_S_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    prefill_worker: str
+    decode_worker: str
+    ttft_s: float
+    tpot_s: float
+    cost: float
+    terms: _containers.ScalarMap[str, float]
+    def __init__(self, prefill_worker: _Optional[str] = ..., decode_worker: _Optional[str] = ..., ttft_s: _Optional[float] = ..., tpot_s: _Optional[float] = ..., cost: _Optional[float] = ..., terms: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
 class GetCapacityRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

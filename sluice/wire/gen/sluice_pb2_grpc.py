@@ -516,6 +516,11 @@ class AdminStub:
                 request_serializer=sluice__pb2.GetCapacityRequest.SerializeToString,
                 response_deserializer=sluice__pb2.GetCapacityReply.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/sluice.v1.Admin/Explain',
+                request_serializer=sluice__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=sluice__pb2.ExplainReply.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -559,6 +564,12 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -591,6 +602,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.GetCapacity,
                     request_deserializer=sluice__pb2.GetCapacityRequest.FromString,
                     response_serializer=sluice__pb2.GetCapacityReply.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=sluice__pb2.ExplainRequest.FromString,
+                    response_serializer=sluice__pb2.ExplainReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -757,6 +773,33 @@ class Admin:
             '/sluice.v1.Admin/GetCapacity',
             sluice__pb2.GetCapacityRequest.SerializeToString,
             sluice__pb2.GetCapacityReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.v1.Admin/Explain',
+            sluice__pb2.ExplainRequest.SerializeToString,
+            sluice__pb2.ExplainReply.FromString,
             options,
             channel_credentials,
             insecure,
