@@ -80,9 +80,8 @@ class Joint:
         # A prompt slows those that decode beside it, so its worker's sequences count as well.
         total += latency * worth.ahead[prefill] * np.maximum(worth.beside[prefill], worth.beside[decode])
         # A worker that is there to decode computes a prompt itself where that is less than a handoff costs.
-        is_off_role = fleet.role_bits[prefill] & PREFILL_BIT == 0
         per_token = self._weights.latency * HANDOFF_S / (ask.slo.tpot_s * max(1, self._split_tokens_min))
-        off_role = per_token * is_off_role * (ask.prompt_tokens - cached[prefill])
+        off_role = per_token * (fleet.role_bits[prefill] & PREFILL_BIT == 0) * (ask.prompt_tokens - cached[prefill])
         total += off_role
         if fleet.severed:
             both = zip(prefill.tolist(), decode.tolist(), strict=True)

@@ -50,6 +50,12 @@ class Crowd:
     def post(self, length: int, *, tier: str, tenant: str) -> Awaitable[int]:
         return post(self.fleet, length, tier=tier, tenant=tenant)
 
+    async def fill(self) -> None:
+        """The worker has all it takes: two requests."""
+        for length in (1, 2):
+            await self.send(length)
+            await self.fleet.wait_until(lambda: len(self.worker.started) == len(self.asked))
+
     async def order(self) -> list[int]:
         """Let the worker work; in which order requests reached it."""
         self.worker.is_frozen = False
@@ -92,14 +98,14 @@ def crowd(fleet: FakeFleet, request: pytest.FixtureRequest) -> Crowd:
 
 
 async def test_urgent_requests_overtake_those_that_wait(crowd: Crowd) -> None:
-    for length, tier in ((1, ""), (2, ""), (3, "flex"), (4, "batch"), (5, "standard"), (6, "priority")):
+    await crowd.fill()
+    for length, tier in ((3, "flex"), (4, "batch"), (5, "standard"), (6, "priority")):
         await crowd.send(length, tier=tier)
     assert await crowd.order() == [1, 2, 6, 5, 3, 4]
 
 
 async def test_a_tenant_that_sends_much_does_not_delay_one_that_sends_little(crowd: Crowd) -> None:
-    for length in (1, 2):
-        await crowd.send(length)
+    await crowd.fill()
     for length in (30, 31, 32, 33):
         await crowd.send(length, tenant="much")
     await crowd.send(20, tenant="little")
