@@ -19,6 +19,8 @@ class OperatorConfig:
     parallel_services_max: int = 8  # reconciled at once
     resync_s: float = 30.0  # every service is looked at again
     watch_s: float = 1.0  # the same while workers hand over requests, which only routers see
+    scaling_s: float = 5.0  # the same where the platform scales: load is something only routers see
+    asleep_s: float = 2.0  # the same while a pool is empty: a request may be held for it
     settle_s: float = 10.0  # the same while pods start; what they do is also watched
     retry_s_max: float = 60.0
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)

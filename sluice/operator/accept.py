@@ -23,6 +23,9 @@ from sluice.operator.resources.pool import PoolSpec, RoleName
 
 P = TypeVar("P", bound=Part)
 
+HOLD_S: Final = 300.0
+"""Long enough for a node to come and a model to load."""
+
 SERVICE_NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 POOL_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
@@ -71,6 +74,17 @@ class AcceptedService:
         """A hash of the model source; it may not change while the service exists."""
         # What is not given does not count: a field that a later version adds must not look like another model.
         return digest(self.spec.model.model_dump(mode="json", exclude={"name"}, exclude_defaults=True), chars=8)
+
+    @property
+    def may_sleep(self) -> bool:
+        """Whether the platform itself may leave a pool without workers, and must wake it."""
+        return self.spec.scaling is not None and any(pool.spec.replicas.min == 0 for pool in self.pools)
+
+    @property
+    def hold_s(self) -> float:
+        """How long routers hold requests while no worker serves."""
+        own = self.spec.routers.hold_s
+        return own if own is not None else HOLD_S * self.may_sleep
 
     def emulated_gpu(self, pool: AcceptedPool) -> str:
         """The GPU whose time the pool's steps take; empty if its model is a real one."""

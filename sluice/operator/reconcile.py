@@ -83,9 +83,17 @@ async def reconcile(ref: Ref, around: Surroundings) -> Done:
     )
     await act((*resizes, *plan.actions), around.hands, workers=seen.workers, about=body, now=now)
     await _answer_all(service, seen, plan, memory=memory, body=body, around=around, now=now)
-    if plan.steps.is_idle:
-        return Done(around.config.resync_s if plan.is_settled else around.config.settle_s)
-    return Done(around.config.watch_s)
+    return Done(_again_s(service, plan, around.config))
+
+
+def _again_s(service: AcceptedService, plan: ServicePlan, config: OperatorConfig) -> float:
+    """When to look again though nothing has happened that is watched."""
+    if not plan.steps.is_idle:
+        return config.watch_s
+    asleep = service.may_sleep and not all(goal.replicas for goal in plan.goals)
+    scaled = service.spec.scaling is not None
+    sooner_s = config.asleep_s if asleep else config.scaling_s if scaled else config.resync_s
+    return min(sooner_s, config.resync_s if plan.is_settled else config.settle_s)
 
 
 def _wanted(

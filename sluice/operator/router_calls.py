@@ -28,6 +28,7 @@ FLIP_S_MAX: Final = 15.0
 COUNTS: Final = {
     "sluice_queue_requests": "queued",
     "sluice_inflight_requests": "inflight",
+    "sluice_held_requests": "held",
     "sluice_requests_total": "ended",
     "sluice_goodput_requests_total": "good",
     "sluice_output_tokens_total": "output_tokens",

@@ -51,6 +51,7 @@ class Traffic:
 
     queued: int = 0
     inflight: int = 0
+    held: int = 0  # until a first worker serves
     ended: int = 0
     good: int = 0  # ended and met every objective
     ttft_misses: int = 0

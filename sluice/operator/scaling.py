@@ -3,8 +3,9 @@
 Load of a pool is the fullest of what its workers can run out of: places in the batch and KV blocks for decode, prompts
 in line for prefill. It grows above HIGH or when too many requests miss the objective that its phase owns,
 for long enough; it shrinks when the others would still be below LOW without one, for long enough. Between the two
-nothing happens, so that growing never causes shrinking. It never empties a pool. Who is moved to do it, a lent
-worker before a new pod, is `pool_plan.py`'s business. Next: `service_memory.py`, who keeps the state.
+nothing happens, so that growing never causes shrinking. A pool that may be empty gives up its last worker when nobody
+has asked for anything for as long, and gets one at once when a request waits: routers hold it until then. Who is
+moved to do it, a lent worker before a new pod, is `pool_plan.py`'s business. Next: `service_memory.py` keeps the state.
 """
 
 import math
@@ -44,9 +45,21 @@ class Demand:
 
     queued: int = 0  # now
     inflight: int = 0  # now
+    held: int = 0  # now: no worker serves at all
+    fresh: int = 0  # ended since the look before
     ended: int = 0
     ttft_misses: int = 0
     tpot_misses: int = 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether a request waits for a worker."""
+        return bool(self.queued or self.held)
+
+    @property
+    def is_none(self) -> bool:
+        """Whether nobody asks, nor has since the look before."""
+        return not (self.waits or self.inflight or self.fresh)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +83,9 @@ def scale(
             short[pool.name] = state.short_since_s.get(pool.name, now_s)
         elif has_spare(pool, demand):
             spare[pool.name] = state.spare_since_s.get(pool.name, now_s)
-        if pool.name in short and now_s - short[pool.name] >= spec.up_after_s and pool.ready >= pool.replicas:
+        if not pool.replicas:
+            size = int(demand.waits)  # at once: somebody is held for it
+        elif pool.name in short and now_s - short[pool.name] >= spec.up_after_s and pool.ready >= pool.replicas:
             size = grown(pool)
             del short[pool.name]  # the next step waits for its own turn
         elif pool.name in spare and now_s - spare[pool.name] >= spec.down_after_s:
@@ -112,7 +127,9 @@ def is_short(pool: PoolLoad, demand: Demand, spec: ScalingSpec) -> bool:
 
 
 def has_spare(pool: PoolLoad, demand: Demand) -> bool:
-    """Whether the others would still be below LOW without one worker. The last one is not spare."""
+    """Whether the others would still be below LOW without one worker; the last one is spare when nobody asks."""
+    if pool.replicas == 1:
+        return pool.min == 0 and demand.is_none
     if pool.ready < max(2, pool.replicas) or demand.queued:
         return False
     return pool.load * pool.ready / (pool.ready - 1) < LOW

@@ -44,6 +44,7 @@ class ServiceMemory:
         """Wanted pool sizes: as asked, unless the platform scales this service."""
         spec = service.spec.scaling
         traffic = seen.report.traffic
+        ended_before = self.samples[-1].traffic.ended if self.samples else 0
         self._note(service, seen, now_s=now_s)
         if spec is None or traffic is None:
             return dict(asked)
@@ -51,6 +52,8 @@ class ServiceMemory:
         demand = Demand(
             queued=traffic.queued,
             inflight=traffic.inflight,
+            held=traffic.held,
+            fresh=max(0, traffic.ended - ended_before),
             ended=traffic.ended - first.ended,
             ttft_misses=traffic.ttft_misses - first.ttft_misses,
             tpot_misses=traffic.tpot_misses - first.tpot_misses,

@@ -61,7 +61,7 @@ def running_status(
     pools = pool_statuses(plan)
     verdicts: dict[ConditionType, Verdict] = {
         "Accepted": Verdict("True", "SpecAccepted", "the spec can be run"),
-        "Available": _available(seen, plan),
+        "Available": _available(service, seen, plan),
         "Progressing": _progressing(plan, pools),
         "Degraded": _degraded(service, seen, plan, pools),
     }
@@ -207,10 +207,12 @@ def _works_for(member: Member, goal: PoolGoal, plan: ServicePlan) -> bool:
     return target.name == goal.name
 
 
-def _available(seen: Observation, plan: ServicePlan) -> Verdict:
+def _available(service: AcceptedService, seen: Observation, plan: ServicePlan) -> Verdict:
     ready = [one for one in plan.members if one.stage is Stage.READY]
     wanted = frozenset[Role]().union(*(PHASES[goal.role] for goal in plan.goals if goal.replicas))
     missing = sorted(role.value for role in wanted - phases_of(ready))
+    if not wanted and service.may_sleep and seen.routers_ready:
+        return Verdict("True", "Asleep", "nobody asks, so no worker runs; the next request is held until one does")
     if not wanted:
         return Verdict("False", "ScaledToZero", "no worker is wanted now; scale a WorkerPool up")
     if not seen.routers_ready and not missing:

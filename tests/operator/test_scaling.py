@@ -61,8 +61,23 @@ def test_misses_without_load_do_not_make_a_pool_grow() -> None:
     assert after(10.0, pool(load=0.3), Demand(inflight=1, ended=100, tpot_misses=100)) == 2
 
 
-def test_the_platform_never_empties_a_pool() -> None:
-    assert after(10_000.0, pool(load=0.0, replicas=1, low=0), Demand()) == 1
+def test_a_last_worker_goes_when_its_pool_may_be_empty_and_nobody_has_asked_for_long() -> None:
+    last = pool(load=0.0, replicas=1, low=0)
+    assert after(99.0, last, Demand(ended=7)) == 1
+    assert after(100.0, last, Demand(ended=7)) == 0
+    assert after(10_000.0, pool(load=0.0, replicas=1), Demand()) == 1
+
+
+@pytest.mark.parametrize("demand", [Demand(fresh=1), Demand(inflight=1), Demand(queued=1), Demand(held=1)])
+def test_a_last_worker_stays_while_somebody_asks(demand: Demand) -> None:
+    assert after(10_000.0, pool(load=0.0, replicas=1, low=0), demand) == 1
+
+
+def test_an_empty_pool_gets_a_worker_at_once_when_a_request_waits_and_not_before() -> None:
+    empty = pool(load=0.0, replicas=0, low=0)
+    assert after(10_000.0, empty, Demand(inflight=0)) == 0
+    assert scale([empty], Demand(held=1), SPEC, ScalingState(), now_s=0.0)[0] == {"p": 1}
+    assert scale([empty], Demand(queued=1), SPEC, ScalingState(), now_s=0.0)[0] == {"p": 1}
 
 
 @given(
@@ -113,6 +128,26 @@ def scaled(**decode: object) -> tuple[Trial, object]:
     ref = trial.write(model_service(pools=pools, scaling={"upAfterSeconds": 5, "downAfterSeconds": 20}))
     trial.settle(ref)
     return trial, ref
+
+
+def test_a_service_falls_asleep_and_a_held_request_wakes_it() -> None:
+    trial = Trial()
+    pools = {name: {"replicas": {"min": 0, "max": 2}} for name in ("prefill", "decode")}
+    ref = trial.write(model_service(pools=pools, scaling={"upAfterSeconds": 5, "downAfterSeconds": 20}))
+    for _ in range(10):
+        trial.step(ref)
+    assert trial.worker_pods() == []
+    assert trial.condition(ref, "Available")["reason"] == "Asleep"
+    assert trial.look(ref).again_s == trial.config.asleep_s
+    trial.world.count(held=3)
+    for _ in range(15):
+        trial.step(ref)
+    assert len(trial.worker_pods()) == 2
+    trial.world.count(held=0, ended=3)
+    for _ in range(60):
+        trial.step(ref)
+    assert trial.worker_pods() == []
+    assert trial.condition(ref, "Available")["status"] == "True"
 
 
 def test_the_operator_starts_a_worker_when_decode_is_full() -> None:

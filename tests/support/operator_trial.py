@@ -14,7 +14,7 @@ from sluice.testing.cluster.fake_cluster import CrashError
 from sluice.testing.cluster.small_world import SmallWorld
 
 NAMESPACE = "default"
-CONFIG = OperatorConfig(router_image="control:1", worker_image="worker:1")
+CONFIG = OperatorConfig(router_image="control:1", worker_image="worker:1", scaling_s=30.0)
 
 
 def model_service(name: str = "demo", **spec: Any) -> Manifest:

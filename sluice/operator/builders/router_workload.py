@@ -29,6 +29,7 @@ def router_settings(service: AcceptedService, *, model_path: str, config: Operat
         "admission": {
             "queue_timeout_s": spec.routers.queue_timeout_s,
             "request_timeout_s": spec.routers.request_timeout_s,
+            **({"hold_s": service.hold_s} if service.hold_s else {}),
         },
         "placement": {"flips_max": 0},  # roles are the operator's to change
         "slo": spec.objectives.model_dump(mode="json", exclude_none=True),

@@ -126,6 +126,8 @@ class RouterSpec(Part):
     """How long a request may wait for a worker."""
     request_timeout_s: Annotated[float, Field(gt=0, le=86400, alias="requestTimeoutSeconds")] = 600.0
     """How long a request may take in all."""
+    hold_s: Annotated[float | None, Field(ge=0, le=3600, alias="holdSeconds")] = None
+    """How long requests are held while no worker serves. Not given: 300 where `scaling` may empty a pool, else 0."""
 
 
 class ScalingSpec(Part):
