@@ -18,6 +18,10 @@ RESTARTS_MAX: Final = 3
 """A worker that has not become ready after so many restarts will not without a change."""
 
 
+PLACE_S: Final = 30.0
+"""A worker that no node has taken by then waits for a node, not for the scheduler."""
+
+
 class Stage(Enum):
     """Where a worker pod stands, as far as the operator must know."""
 
@@ -56,6 +60,7 @@ class Member:
     flip_to: Role | None = None  # the role it is being drained for, as written on the pod
     node_goes: bool = False  # its node is cordoned or about to go
     node_dies: bool = False  # a taint says that its node goes soon, whatever we do
+    has_no_place: bool = False  # no node takes it, and has not for a while
     has_failed: bool = False  # it is on a node and does not become ready
     trouble: str = ""  # why it is not ready, in the cluster's words
 
@@ -130,6 +135,7 @@ def member(pod: LiveObject, worker: WorkerView | None, *, progress_deadline_s: f
     stage = _stage(pod, worker)
     age_s = wall_s - _seconds(metadata.get("creationTimestamp"), default=wall_s)
     is_late = age_s > progress_deadline_s or _restarts(pod) >= RESTARTS_MAX
+    trouble = _trouble(pod) if stage in {Stage.PENDING, Stage.STARTING} else ""
     return Member(
         pod=metadata["name"],
         pool=metadata["labels"].get(names.LABEL_POOL, ""),
@@ -140,8 +146,9 @@ def member(pod: LiveObject, worker: WorkerView | None, *, progress_deadline_s: f
         sequences=worker.sequences if worker else 0,
         is_leaving=names.ANNOTATION_LEAVING in annotations,
         flip_to=Role(flip) if flip else None,
+        has_no_place=stage is Stage.PENDING and bool(trouble) and age_s > PLACE_S,
         has_failed=stage is Stage.STARTING and is_late,
-        trouble=_trouble(pod) if stage in {Stage.PENDING, Stage.STARTING} else "",
+        trouble=trouble,
     )
 
 

@@ -192,8 +192,12 @@ class _Desk:
                 continue
             if member.stage not in SERVING or (member.node_dies and not self._is_alone(member)):
                 self._let_go(member, "its node is about to go")
-            elif not member.node_dies and self._ready_elsewhere(goal) >= goal.replicas:
+            elif member.node_dies:
+                continue
+            elif self._ready_elsewhere(goal) >= goal.replicas:
                 self._let_go(member, "its node is cordoned and others have taken its place")
+            elif self._has_no_room(goal) and not self._is_alone(member) and not self._one_is_leaving(goal):
+                self._let_go(member, "its node is cordoned, and no other has room for one more")
 
     def _shrink(self, goal: PoolGoal) -> None:
         surplus = self.strength(goal.name) - self.wanted(goal)
@@ -305,6 +309,10 @@ class _Desk:
     def _ready_elsewhere(self, goal: PoolGoal) -> int:
         """Ready workers of a pool on nodes that stay."""
         return sum(one.stage is Stage.READY and not one.node_goes for one in self.kept(goal.name))
+
+    def _has_no_room(self, goal: PoolGoal) -> bool:
+        """Whether a worker of this pool waits for a node that is not there."""
+        return any(one.has_no_place for one in self.kept(goal.name))
 
     def _is_alone(self, member: Member) -> bool:
         return isinstance(may_go(member, self.staying()), Alone)

@@ -127,6 +127,24 @@ def test_a_node_with_the_only_decode_worker_is_emptied_after_another_is_ready(tr
     assert trial.world.workers[new].sequences == 6
 
 
+def test_a_cordoned_node_is_emptied_though_no_other_has_room_for_one_more(trial: Trial) -> None:
+    """Every GPU is taken: the replacement waits for the place of the one that it is to replace."""
+    pools = {name: {"replicas": {"min": 2}} for name in ("prefill", "decode")}
+    trial.world.places = 4
+    ref = serving(trial, pools=pools)
+    for worker in trial.world.workers.values():
+        worker.sequences = 3
+    trial.world.cordon("n1")
+    trial.nodes["n1"] = NodeView(is_cordoned=True)
+    for _ in range(300):
+        trial.step(ref)
+        for phase in (Role.PREFILL, Role.DECODE):
+            assert any(worker.admits(phase) for worker in trial.world.workers.values()), phase
+    assert {pod["spec"]["nodeName"] for pod in trial.world.placed()} == {"n2"}
+    assert len(trial.worker_pods()) == 4
+    assert trial.world.lost_requests == 0
+
+
 def test_workers_of_a_node_with_a_spot_notice_are_drained_at_once(trial: Trial) -> None:
     ref = serving(trial)
     (old,) = trial.worker_pods("decode")
