@@ -1,6 +1,6 @@
 """Where a worker that reads images takes them in: a store, its transports, and a KvPeer service of its own.
 
-The receiving half of the handoff, once more, over other memory (docs/adr/0019). Made before the shell, so that
+The receiving half of the handoff, once more, over other memory (docs/adr/0014). Made before the shell, so that
 the worker can say where embeddings go; completed by `attach`. Next: `prefill_worker/viewing.py`.
 """
 

@@ -4,7 +4,7 @@
                                                                  `--Start--> shell: encoded into the embedding cache
 
 Everything else a router says goes to the shell unchanged: there an image is a sequence, and sending its
-embeddings is a handoff (docs/adr/0019). Nothing of a picture outlives its look but what the engine keeps.
+embeddings is a handoff (docs/adr/0014). Nothing of a picture outlives its look but what the engine keeps.
 Next: `engine/vision/eye.py`, `worker/shell.py`.
 """
 

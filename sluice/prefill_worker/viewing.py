@@ -4,7 +4,7 @@
 
 The receiving half of a handoff, over the embedding store instead of the engine: an image's own sequence says who
 will read it (`viewer`). Embeddings may come before their reader; they wait for it as long as a lease lasts.
-Next: `engine/embedding_store.py`, docs/adr/0019.
+Next: `engine/embedding_store.py`, docs/adr/0014.
 """
 
 import asyncio

@@ -88,7 +88,7 @@ class Books:
         for sequence, left in list(self._left.items()):
             if left.at_s < now_s - HEARTBEAT_GRACE_S:
                 self._add(self._left.pop(sequence), 1)
-        self._table.is_ready[self._slot] = is_ready
+        self._table.is_ready[self._slot] = is_ready and info.role is not Role.ENCODE  # not for prompts
         self._write_constants()
         self._write_load(sequences)
 

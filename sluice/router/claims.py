@@ -108,7 +108,9 @@ def _choose(job: Job, found: Iterable[Copy]) -> Mapping[int, Copy]:
     for copy in sorted(found, key=lambda copy: (copy.state.epoch, len(copy.state.tokens)), reverse=True):
         _check(job, copy.state)
         # Log-probabilities of earlier tokens are kept nowhere: such a request is computed again.
-        if copy.state.choice in chosen or job.sampling.top_logprobs is not None:
+        # Nor does anybody bring the images of a lost router's prompt, if it was still to be computed.
+        is_blind = bool(copy.state.images) and not copy.output
+        if copy.state.choice in chosen or job.sampling.top_logprobs is not None or is_blind:
             copy.member.cancel(copy.state.sequence, copy.state.epoch)
         else:
             chosen[copy.state.choice] = copy

@@ -28,11 +28,13 @@ from sluice.policy.restraint import Restraint, RestraintLimits
 from sluice.router.claims import Claims, Copy
 from sluice.router.decisions import Decision, Decisions, Kind
 from sluice.router.door import Door, HoldLimits
+from sluice.router.encode_desk import EncodeDesk
 from sluice.router.evacuation import Evacuations
 from sluice.router.fleet import Fleet, Member
 from sluice.router.flips import Flips
 from sluice.router.flow import Flow
 from sluice.router.flow_maker import FlowMaker
+from sluice.router.flow_reader import reader_of
 from sluice.router.job import Job
 from sluice.router.observer import Observer
 from sluice.router.output import Delivery
@@ -103,6 +105,7 @@ class Dispatcher:
             observer=observer,
         )
         self._peering = Peering(fleet)
+        self.desk = EncodeDesk(fleet, clock, router=router, new_sequence=self._maker.new_sequence)
         self._reports = Reports(
             flows=self._flows,
             fleet=fleet,
@@ -222,6 +225,7 @@ class Dispatcher:
             return
         _log.info("worker %s left (%s) with %d sequences", member.name, why, len(member.sequences))
         self.claims.on_lost(member)
+        self.desk.on_lost(member)
         now_s = self._clock.now_s()
         for sequence in sorted(member.sequences):
             self._flows[sequence].on_worker_lost(member, now_s=now_s)
@@ -236,25 +240,28 @@ class Dispatcher:
         """Something a worker said. Raises InvalidRequestError if it makes no sense."""
         now_s = self._clock.now_s()
         member.heard_s = now_s
+        ear = self.desk if member.info.role is Role.ENCODE else self._reports
         match message.WhichOneof("body"):
             case "tokens":
-                if self._reports.on_tokens(member, message.tokens, now_s=now_s):
+                if ear.on_tokens(member, message.tokens, now_s=now_s):
                     self._pump(now_s)
             case "heartbeat":
                 self.fleet.beat(member, convert.load_from_wire(message.heartbeat), now_s=now_s)
                 if message.heartbeat.HasField("roll"):
-                    self._reports.on_roll(member, message.heartbeat.roll, now_s=now_s)
+                    ear.on_roll(member, message.heartbeat.roll, now_s=now_s)
                 self._step(now_s)
                 self._pump(now_s)
             case "migration":
                 self._reports.on_migration(member, message.migration, now_s=now_s)
                 self._pump(now_s)
             case "handoff":
-                self._reports.on_handoff(member, message.handoff, now_s=now_s)
+                ear.on_handoff(member, message.handoff, now_s=now_s)
                 self._pump(now_s)
             case "failed":
-                self._reports.on_failed(message.failed, now_s=now_s)
+                ear.on_failed(message.failed, now_s=now_s)
                 self._pump(now_s)
+            case "looked":
+                self.desk.on_looked(member, message.looked)
             case "copies":
                 self.claims.on_answer(member, message.copies)
             case "prefix":
@@ -277,6 +284,7 @@ class Dispatcher:
             self.decisions.note(flow.request.job, Decision(Kind.REFUSED, flow.choice, at_s, str(error)))
             self._end(flow.request, FinishReason.ERROR, error)
         self.fleet.index.expire(now_s=now_s)
+        self.desk.tick()
         self._peering.step()
         self._step(now_s)
         self._pump(now_s)
@@ -319,6 +327,14 @@ class Dispatcher:
         flow.request.open_sequences.discard(flow.sequence)
         if not flow.request.open_sequences and flow.request.deadline is not None:
             flow.request.deadline.cancel()
+
+    def show(self, flow: Flow, reader: Member) -> None:
+        """A flow with images was sent to `reader`: have them brought there."""
+        self.desk.begin(reader_of(flow, self._clock), reader)
+
+    def hide(self, flow: Flow) -> None:
+        """Nobody reads its images any more."""
+        self.desk.end(flow.sequence)
 
     def find(self, request: RequestId, choice: int) -> Flow | None:
         """A sequence in flight, by what its client calls it."""

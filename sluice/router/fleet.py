@@ -15,7 +15,7 @@ from typing import Final
 from sluice.capacity.capacity_book import CapacityBook, ClassKey
 from sluice.domain.ids import SequenceId, WorkerId
 from sluice.domain.load import WorkerInfo, WorkerLoad
-from sluice.domain.role import Lifecycle
+from sluice.domain.role import Lifecycle, Role
 from sluice.errors import IncompatiblePeerError, OverloadedError
 from sluice.policy.fleet_table import FleetTable
 from sluice.policy.prefix_index import PrefixIndex
@@ -127,6 +127,13 @@ class Member:
         """This worker, as named to the one that hands off to it."""
         return pb.DecodeTarget(worker=self.info.worker, boot=self.info.boot, kv_address=self.info.kv_address)
 
+    def image_target(self) -> pb.DecodeTarget:
+        """Where this worker takes in embeddings, as named to encode workers; it must read images."""
+        assert self.info.image_boot is not None, "only workers that read images are shown any"
+        target = pb.DecodeTarget(worker=self.info.worker, boot=self.info.image_boot)
+        target.kv_address = self.info.image_address
+        return target
+
 
 class Fleet:
     """All connected workers. One owner, one event loop."""
@@ -147,20 +154,30 @@ class Fleet:
     @property
     def fingerprint(self) -> str | None:
         """The model fingerprint every connected worker shares; None while there is no worker."""
-        return next((member.info.model_fingerprint for member in self), None)
+        return next((member.info.model_fingerprint for member in self.speakers), None)
+
+    @property
+    def speakers(self) -> Iterator[Member]:
+        """Those that make tokens."""
+        return (member for member in self if member.info.role is not Role.ENCODE)
+
+    @property
+    def encoders(self) -> Iterator[Member]:
+        """Those that make embeddings."""
+        return (member for member in self if member.info.role is Role.ENCODE)
 
     def why_not_serving(self) -> str:
         """Why no worker admits work; empty when one does."""
-        if any(member.is_ready for member in self):
+        if any(member.is_ready for member in self.speakers):
             return ""
-        whys = [f"{member.name}: {member.load.why_not_ready}" for member in self]
+        whys = [f"{member.name}: {member.load.why_not_ready}" for member in self.speakers]
         more = f" and {len(whys) - NAMED_MAX} more" if len(whys) > NAMED_MAX else ""
         return f"no worker is ready ({'; '.join(whys[:NAMED_MAX]) or 'none is connected'}{more})"
 
     @property
     def sequence_tokens_max(self) -> int | None:
         """The longest sequence any connected worker can hold; None while there is no worker."""
-        return max((member.info.sequence_tokens_max for member in self), default=None)
+        return max((member.info.sequence_tokens_max for member in self.speakers), default=None)
 
     def at(self, slot: int) -> Member:
         """The member with this slot."""
@@ -183,7 +200,8 @@ class Fleet:
         OverloadedError if there are too many workers.
         """
         assert self.find(info.worker) is None, "one member per worker"
-        if self.fingerprint not in {None, info.model_fingerprint}:
+        self._check_embeddings(info)
+        if info.role is not Role.ENCODE and self.fingerprint not in {None, info.model_fingerprint}:
             raise IncompatiblePeerError(
                 f"model_fingerprint: '{info.worker}' serves {info.model_fingerprint}, others {self.fingerprint};"
                 " give every worker of a router the same weights"
@@ -198,6 +216,15 @@ class Fleet:
         self.capacity.join(info.worker, key, info.step_terms)
         member.books.believe(self.capacity.curve(info.worker))
         return member
+
+    def _check_embeddings(self, info: WorkerInfo) -> None:
+        """Raises IncompatiblePeerError if its embeddings are not those of the workers already here."""
+        known = {member.info.image_fingerprint for member in self if member.info.image_fingerprint}
+        if info.image_fingerprint and known - {info.image_fingerprint}:
+            raise IncompatiblePeerError(
+                f"image_fingerprint: '{info.worker}' has {info.image_fingerprint}, others {known.pop()};"
+                " give every worker the same model files and dtype"
+            )
 
     def beat(self, member: Member, load: WorkerLoad, *, now_s: float) -> None:
         """A heartbeat arrived; its steps go into the curves of the worker and its class."""

@@ -12,7 +12,6 @@ from typing import Final, Protocol, TypeAlias, assert_never
 from sluice.domain.ids import Epoch, SequenceId, WorkerId
 from sluice.domain.role import FinishReason
 from sluice.domain.sampling import SamplingParams
-from sluice.domain.sequence import SequenceState
 from sluice.errors import SluiceError, WorkerLostError
 from sluice.policy.policy import Placed
 from sluice.router import journey, orders
@@ -20,7 +19,7 @@ from sluice.router.choice_text import ChoiceText
 from sluice.router.choice_writer import ChoiceWriter
 from sluice.router.claims import Copy
 from sluice.router.fleet import Member
-from sluice.router.job import Prompt
+from sluice.router.job import Prompt, state_of
 from sluice.router.journey import Effect, Event, State
 from sluice.router.output import TokenLogprobs
 from sluice.router.records import MoveBegun, Record
@@ -42,6 +41,10 @@ class Floor(Protocol):
     def leave_queue(self, flow: "Flow") -> None: ...
 
     def forget(self, flow: "Flow") -> None: ...
+
+    def show(self, flow: "Flow", reader: Member) -> None: ...
+
+    def hide(self, flow: "Flow") -> None: ...
 
     def next_target(self, flow: "Flow") -> Member | None:
         """Another decode worker for a refused or failed handoff, or None."""
@@ -285,20 +288,19 @@ class Flow:
 
     def _start(self) -> None:
         assert self.prefill is not None
-        state = SequenceState(
+        state = state_of(
+            self.request.job,
+            self.prompt,
             sequence=self.sequence,
-            request=self.request.job.request,
+            choice=self.choice,
             router=self.request.router,
             epoch=self.epoch,
-            tokens=self.prompt.tokens + tuple(self.output),
-            prompt_tokens=len(self.prompt.tokens),
-            unit_hashes=self.prompt.unit_hashes,
-            root=self.prompt.root,
-            sampling=self.sampling,
+            output=self.output,
             traceparent=self.request.traceparent,
-            choice=self.choice,
         )
         self.prefill.link.send(orders.start(state, None if self.decode is None else self.decode.target()))
+        if self.prompt.images:
+            self._floor.show(self, self.prefill)
 
     def _committed(self, now_s: float) -> None:
         if self.prefill is not None:
@@ -350,6 +352,7 @@ class Flow:
                 member.cancel(self.sequence, self.epoch)
 
     def _release(self) -> None:
+        self._floor.hide(self)
         self._let_target_go()
         for member in (self.prefill, self.decode):
             if member is not None:

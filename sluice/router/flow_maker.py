@@ -28,11 +28,12 @@ class FlowMaker:
         job = request.job
         prompt = job.prompts[choice // job.n]
         record = Record(
-            sequence=self._new_sequence() if copy is None else copy.state.sequence,
+            sequence=self.new_sequence() if copy is None else copy.state.sequence,
             request=job.request,
             choice=choice,
             prompt_tokens=len(prompt.tokens),
             accepted_s=now_s,
+            images=len(prompt.pictures),
         )
         self._records.add(record)
         request.records.append(record)
@@ -47,6 +48,7 @@ class FlowMaker:
             record=record,
         )
 
-    def _new_sequence(self) -> SequenceId:
+    def new_sequence(self) -> SequenceId:
+        """An id that no other sequence has."""
         self._next_sequence += 1
         return SequenceId(self._next_sequence)

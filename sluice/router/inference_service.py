@@ -7,7 +7,7 @@ Next: `intake.py`, `dispatcher.py`.
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Final
 
 import grpc
@@ -15,8 +15,9 @@ import grpc
 from sluice.domain.ids import RequestId
 from sluice.errors import InvalidRequestError, NoWorkerError, SluiceError
 from sluice.router.dispatcher import Dispatcher
-from sluice.router.intake import Conversation, Intake, PromptInput, SamplingWishes, Wishes
+from sluice.router.intake import ChatMessage, Conversation, Intake, PromptInput, SamplingWishes, Wishes
 from sluice.router.output import Delivery, Piece
+from sluice.router.picture_source import ContentPart, RawPicture, RememberedPicture, TextPart
 from sluice.wire import status
 from sluice.wire.gen import sluice_pb2 as pb
 from sluice.wire.gen import sluice_pb2_grpc
@@ -96,6 +97,7 @@ def _wishes(message: pb.GenerateRequest, *, timeout_s: float | None) -> Wishes:
         model=message.model,
         prompts=(_prompt(message),),
         sampling=_sampling(message.sampling),
+        pictures=() if message.HasField("chat") else _pictures(message),
         n=n,
         stops=tuple(message.stop),
         timeout_s=timeout_s,
@@ -123,10 +125,42 @@ def _prompt(message: pb.GenerateRequest) -> PromptInput:
         case "prompt_tokens":
             return tuple(message.prompt_tokens.ids)
         case "chat":
-            return Conversation(tuple({"role": m.role, "content": m.content} for m in message.chat.messages))
+            pictures = iter(_pictures(message))
+            chat = Conversation(tuple(_chat_message(said, pictures) for said in message.chat.messages))
+            if (left := next(pictures, None)) is not None:
+                remedy = "put a picture part where it goes, or leave it out"
+                raise InvalidRequestError(field=left.field, problem="has no place in the chat", remedy=remedy)
+            return chat
         case _:
             remedy = "set one of prompt, prompt_tokens, chat"
             raise InvalidRequestError(field="input", problem="is missing", remedy=remedy)
+
+
+def _pictures(message: pb.GenerateRequest) -> tuple[RawPicture | RememberedPicture, ...]:
+    return tuple(_picture(picture, f"pictures[{at}]") for at, picture in enumerate(message.pictures))
+
+
+def _picture(picture: pb.Picture, field: str) -> RawPicture | RememberedPicture:
+    if picture.HasField("reference"):
+        return RememberedPicture(field=field, name=picture.reference)
+    return RawPicture(field=field, data=picture.data)
+
+
+def _chat_message(said: pb.ChatMessage, pictures: Iterator[RawPicture | RememberedPicture]) -> ChatMessage:
+    """A message whose picture parts take the request's pictures in order. Raises InvalidRequestError."""
+    if not said.parts:
+        return ChatMessage(said.role, (TextPart(said.content),))
+    parts: list[ContentPart] = []
+    for part in said.parts:
+        if not part.picture:
+            parts.append(TextPart(part.text))
+            continue
+        picture = next(pictures, None)
+        if picture is None:
+            remedy = "send one of `pictures` for every picture part"
+            raise InvalidRequestError(field="pictures", problem="are fewer than the parts", remedy=remedy)
+        parts.append(picture)
+    return ChatMessage(said.role, tuple(parts))
 
 
 def _sampling(message: pb.SamplingParams) -> SamplingWishes:

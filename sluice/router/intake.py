@@ -14,12 +14,16 @@ from typing import Final, NoReturn, TypeAlias, TypeVar
 
 from sluice.domain.block_hash import extend_chain, root_hash
 from sluice.domain.ids import BlockHash, RequestId
+from sluice.domain.image import ImageSpan
 from sluice.domain.sampling import SamplingParams
 from sluice.domain.slo import SloClass
 from sluice.errors import InvalidRequestError, NoWorkerError, OverloadedError, UnknownModelError
 from sluice.router.fleet import Fleet
-from sluice.router.job import Job, Prompt
+from sluice.router.gallery import Gallery
+from sluice.router.job import Job, Picture, Prompt
+from sluice.router.picture_source import ContentPart, PictureSource, RawPicture, RememberedPicture, TextPart
 from sluice.router.slo_classes import SloClasses
+from sluice.text.chat_template import ChatTemplate
 from sluice.text.tokenizer import SpecialTokens, Tokenizer
 
 INLINE_CHARS_MAX: Final = 4096
@@ -36,10 +40,18 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
-    """Chat messages, each with `role` and `content`, for the model's template."""
+class ChatMessage:
+    """One message: who speaks, and text and pictures in order."""
 
-    messages: tuple[Mapping[str, str], ...]
+    role: str
+    parts: tuple[ContentPart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Chat messages for the model's template."""
+
+    messages: tuple[ChatMessage, ...]
 
 
 PromptInput: TypeAlias = str | tuple[int, ...] | Conversation
@@ -73,6 +85,7 @@ class Wishes:
     model: str
     prompts: tuple[PromptInput, ...]
     sampling: SamplingWishes
+    pictures: tuple[RawPicture | RememberedPicture, ...] = ()  # for the placeholders of a prompt that is no chat
     n: int = 1
     stops: tuple[str, ...] = ()
     timeout_s: float | None = None
@@ -95,9 +108,18 @@ class Intake:
     """Makes Jobs for one model."""
 
     def __init__(
-        self, tokenizer: Tokenizer, fleet: Fleet, *, model: str, limits: IntakeLimits, classes: SloClasses
+        self,
+        tokenizer: Tokenizer,
+        fleet: Fleet,
+        *,
+        model: str,
+        limits: IntakeLimits,
+        classes: SloClasses,
+        gallery: Gallery,
     ) -> None:
+        """`gallery` reads requests' pictures."""
         self.model = model
+        self._gallery = gallery
         self._classes = classes
         self._tokenizer = tokenizer
         self._fleet = fleet
@@ -118,11 +140,13 @@ class Intake:
         if fingerprint is None:
             raise NoWorkerError("no worker is connected; start one, or wait until one has loaded the model")
         root = root_hash(model_fingerprint=fingerprint, salt=wishes.tenant)
+        self._check_pictures(wishes)
+        pictures = await self._gallery.pictures(pictures_of(wishes), root=root)
         texts = [self._text(prompt) for prompt in wishes.prompts]
         if sum(map(len, texts)) <= INLINE_CHARS_MAX:
-            prompts = self._prompts(texts, wishes.prompts, root)
+            prompts = self._prompts(texts, wishes.prompts, root, pictures)
         else:
-            prompts = await self._prompts_elsewhere(texts, wishes.prompts, root)
+            prompts = await self._prompts_elsewhere(texts, wishes.prompts, root, pictures)
         return Job(
             request=wishes.request,
             prompts=prompts,
@@ -138,7 +162,11 @@ class Intake:
         )
 
     async def _prompts_elsewhere(
-        self, texts: Sequence[str | tuple[int, ...]], inputs: Sequence[PromptInput], root: BlockHash
+        self,
+        texts: Sequence[str | tuple[int, ...]],
+        inputs: Sequence[PromptInput],
+        root: BlockHash,
+        pictures: Sequence[Picture],
     ) -> tuple[Prompt, ...]:
         """The same on another thread. Raises OverloadedError when too many long prompts wait already."""
         if self._encoding >= ENCODING_MAX:
@@ -146,7 +174,7 @@ class Intake:
         self._encoding += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, self._prompts, texts, inputs, root)
+            return await loop.run_in_executor(self._threads, self._prompts, texts, inputs, root, pictures)
         finally:
             self._encoding -= 1
 
@@ -175,28 +203,59 @@ class Intake:
             _refuse("timeout", f"is {wish:g} s", "send a positive number of seconds")
         return min(wish, self._limits.timeout_s)
 
+    def _check_pictures(self, wishes: Wishes) -> None:
+        sources = pictures_of(wishes)
+        if not sources:
+            return
+        if self._tokenizer.vision is None:
+            _refuse(sources[0].field, "is a picture, and this model reads text alone", "remove it")
+        if len(wishes.prompts) > 1:
+            _refuse(
+                "prompt", f"holds {len(wishes.prompts)} prompts beside pictures", "send one prompt with its pictures"
+            )
+
     def _text(self, prompt: PromptInput) -> str | tuple[int, ...]:
         if not isinstance(prompt, Conversation):
             return prompt
-        if self._tokenizer.template is None:
+        template, vision = self._tokenizer.template, self._tokenizer.vision
+        if template is None:
             _refuse("messages", "cannot be used: the model has no chat template", "use completions instead")
-        return self._tokenizer.template.render(prompt.messages)
+        mark = None if vision is None else vision.placeholder_text
+        return template.render([_spoken(message, mark, template) for message in prompt.messages])
 
     def _prompts(
-        self, texts: Sequence[str | tuple[int, ...]], inputs: Sequence[PromptInput], root: BlockHash
+        self,
+        texts: Sequence[str | tuple[int, ...]],
+        inputs: Sequence[PromptInput],
+        root: BlockHash,
+        pictures: Sequence[Picture],
     ) -> tuple[Prompt, ...]:
-        """Encode and hash. Runs on any thread."""
+        """Encode, lay out the pictures, and hash. Runs on any thread."""
         prompts = []
         for text, given in zip(texts, inputs, strict=True):
+            is_chat = isinstance(given, Conversation)
             if isinstance(text, str):
-                special = SpecialTokens.LEAVE_OUT if isinstance(given, Conversation) else SpecialTokens.ADD
+                special = SpecialTokens.LEAVE_OUT if is_chat else SpecialTokens.ADD
                 tokens = tuple(self._tokenizer.encode(text, special))
             else:
                 tokens = text
                 self._check_ids("prompt", tokens)
             if not tokens:
                 _refuse("prompt", "is empty", "send at least one token of text")
-            prompts.append(Prompt(tokens=tokens, root=root, unit_hashes=tuple(extend_chain(root, tokens))))
+            spans: tuple[ImageSpan, ...] = ()
+            if (vision := self._tokenizer.vision) is not None:
+                layouts = [picture.layout for picture in pictures]
+                tokens, spans = vision.lay_out(tokens, layouts, field="messages" if is_chat else "prompt")
+            distinct = {picture.layout.digest: picture for picture in pictures}
+            prompts.append(
+                Prompt(
+                    tokens=tokens,
+                    root=root,
+                    unit_hashes=tuple(extend_chain(root, tokens)),
+                    images=spans,
+                    pictures=tuple(distinct.values()),
+                )
+            )
         return tuple(prompts)
 
     def _check_ids(self, field: str, tokens: Sequence[int]) -> None:
@@ -247,6 +306,25 @@ def _hurried(slo: SloClass, timeout_s: float | None) -> SloClass:
     if timeout_s is None or timeout_s >= slo.give_up_s:
         return slo
     return replace(slo, give_up_s=timeout_s)
+
+
+def pictures_of(wishes: Wishes) -> list[PictureSource | RememberedPicture]:
+    """The pictures of a request, in the order of their places in its prompt."""
+    chats = [prompt for prompt in wishes.prompts if isinstance(prompt, Conversation)]
+    parts = [part for chat in chats for message in chat.messages for part in message.parts]
+    return [part for part in parts if not isinstance(part, TextPart)] if chats else list(wishes.pictures)
+
+
+def _spoken(message: ChatMessage, mark: str | None, template: ChatTemplate) -> Mapping[str, object]:
+    """A message as the template takes it: parts where it knows them, otherwise text with `mark` for each picture."""
+    if mark is not None and template.takes_parts:
+        parts = [
+            {"type": "text", "text": part.text} if isinstance(part, TextPart) else {"type": "image"}
+            for part in message.parts
+        ]
+        return {"role": message.role, "content": parts}
+    texts = [part.text if isinstance(part, TextPart) else mark or "" for part in message.parts]
+    return {"role": message.role, "content": "".join(texts)}
 
 
 def _seed_of(request: RequestId) -> int:

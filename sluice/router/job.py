@@ -3,11 +3,24 @@
 Made by `intake.py` from what clients send, consumed by `request.py`. Next: `intake.py`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sluice.domain.ids import BlockHash, RequestId
+from sluice.domain.ids import BlockHash, Epoch, RequestId, RouterId, SequenceId
+from sluice.domain.image import ImageLayout, ImageSpan
 from sluice.domain.sampling import SamplingParams
+from sluice.domain.sequence import SequenceState
 from sluice.domain.slo import STANDARD, SloClass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Picture:
+    """One picture of a prompt. `data` is its file, kept for as long as somebody may have to encode it again."""
+
+    name: bytes  # a hash of the file's bytes
+    data: bytes
+    field: str  # where the client put it
+    layout: ImageLayout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +30,8 @@ class Prompt:
     tokens: tuple[int, ...]
     root: BlockHash
     unit_hashes: tuple[BlockHash, ...]
+    images: tuple[ImageSpan, ...] = ()
+    pictures: tuple[Picture, ...] = ()  # of those spans, each image once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,3 +78,31 @@ class Job:
         if output == 0:
             return self.sampling
         return replace(self.sampling, seed=(self.sampling.seed + output) % 2**64)
+
+
+def state_of(
+    job: Job,
+    prompt: Prompt,
+    *,
+    sequence: SequenceId,
+    choice: int,
+    router: RouterId,
+    epoch: Epoch,
+    output: Sequence[int],
+    traceparent: str,
+) -> SequenceState:
+    """One output of a request as a worker takes it, with what has been chosen of it so far."""
+    return SequenceState(
+        sequence=sequence,
+        request=job.request,
+        router=router,
+        epoch=epoch,
+        tokens=prompt.tokens + tuple(output),
+        prompt_tokens=len(prompt.tokens),
+        unit_hashes=prompt.unit_hashes,
+        root=prompt.root,
+        sampling=job.sampling_of(choice),
+        traceparent=traceparent,
+        choice=choice,
+        images=prompt.images,
+    )

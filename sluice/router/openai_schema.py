@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sluice.domain.ids import RequestId
 from sluice.domain.sampling import TOP_LOGPROBS_MAX
 from sluice.errors import InvalidRequestError
-from sluice.router.intake import Conversation, PromptInput, SamplingWishes, Wishes
+from sluice.router.intake import ChatMessage, Conversation, PromptInput, SamplingWishes, Wishes
+from sluice.router.picture_source import TextPart, content_parts
 
 COMPLETION_TOKENS_DEFAULT: Final = 16  # OpenAI's own default for completions
 MESSAGES_MAX: Final = 10_000
@@ -229,7 +230,7 @@ def _not_empty(text: str) -> str:
     return text
 
 
-def _messages(messages: list[dict[str, Any]]) -> tuple[Mapping[str, str], ...]:
+def _messages(messages: list[dict[str, Any]]) -> tuple[ChatMessage, ...]:
     if not messages:
         _refuse("messages", "is an empty list", "send at least one message")
     if len(messages) > MESSAGES_MAX:
@@ -237,7 +238,7 @@ def _messages(messages: list[dict[str, Any]]) -> tuple[Mapping[str, str], ...]:
     return tuple(_message(message, f"messages[{i}]") for i, message in enumerate(messages))
 
 
-def _message(message: dict[str, Any], where: str) -> Mapping[str, str]:
+def _message(message: dict[str, Any], where: str) -> ChatMessage:
     role = message.get("role")
     if not isinstance(role, str) or not role:
         _refuse(f"{where}.role", "is missing or not a string", "send a role such as user")
@@ -246,22 +247,10 @@ def _message(message: dict[str, Any], where: str) -> Mapping[str, str]:
             _refuse(f"{where}.{field}", "is not supported by this model", "remove it")
     content = message.get("content")
     if isinstance(content, list):
-        content = "".join(_part(part, f"{where}.content[{i}]") for i, part in enumerate(content))
+        return ChatMessage(role, content_parts(content, where=f"{where}.content"))
     if not isinstance(content, str):
-        _refuse(f"{where}.content", "is missing or not text", "send a string or a list of text parts")
-    return {"role": role, "content": content}
-
-
-def _part(part: object, where: str) -> str:
-    if not isinstance(part, dict):
-        _refuse(where, "is not an object", 'send {"type": "text", "text": ...}')
-    kind = part.get("type")
-    if kind != "text":
-        _refuse(f"{where}.type", f"'{kind}' is content this model cannot take", "send text parts only")
-    text = part.get("text")
-    if not isinstance(text, str):
-        _refuse(f"{where}.text", "is missing or not a string", "send a string")
-    return text
+        _refuse(f"{where}.content", "is missing or not text", "send a string or a list of parts")
+    return ChatMessage(role, (TextPart(content),))
 
 
 def _stops(stop: object) -> tuple[str, ...]:

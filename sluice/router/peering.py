@@ -39,16 +39,19 @@ class Peering:
             told = frozenset((peer.info.boot, peer.info.role) for peer in peers)
             if self._told.get(boot) != told:  # everyone once, those without peers too: they wait for this word
                 self._told[boot] = told
-                rows = [pb.PeerRow(target=peer.target(), role=peer.info.role.value) for peer in peers]
+                rows = [_row(members[boot], peer) for peer in peers]
                 members[boot].link.send(pb.RouterMessage(peers=pb.Peers(peers=rows)))
 
 
 def acquaintances(members: Sequence[Member]) -> dict[BootId, list[Member]]:
-    """For every worker those it may send KV to, and for decode workers the prefill workers that send to them."""
-    ring = sorted((member for member in members if member.info.role is not Role.PREFILL), key=_place)
+    """For every worker those it may send KV or embeddings to, and for decode workers the prefill workers that do."""
+    ring = sorted((member for member in members if member.info.role in {Role.DECODE, Role.MIXED}), key=_place)
     places = [_place(member) for member in ring]
     found: dict[BootId, list[Member]] = {member.info.boot: [] for member in members}
     for member in members:
+        if member.info.role is Role.ENCODE:
+            found[member.info.boot] = [one for one in members if one.info.image_boot is not None][:PEERS_MAX]
+            continue
         first = bisect.bisect(places, _place(member))
         around = [one for one in (*ring[first:], *ring[:first]) if one is not member] if ring else []
         targets = around[:PEERS_MAX]
@@ -58,6 +61,13 @@ def acquaintances(members: Sequence[Member]) -> dict[BootId, list[Member]]:
                 if target.info.role is Role.DECODE:
                     found[target.info.boot].append(member)
     return found
+
+
+def _row(member: Member, peer: Member) -> pb.PeerRow:
+    """A peer, as `member` meets it: encode workers meet the others where these take in embeddings."""
+    if member.info.role is not Role.ENCODE:
+        return pb.PeerRow(target=peer.target(), role=peer.info.role.value)
+    return pb.PeerRow(target=peer.image_target(), role=Role.MIXED.value)  # something is sent there, whatever its role
 
 
 def _place(member: Member) -> bytes:

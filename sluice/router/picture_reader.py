@@ -20,6 +20,7 @@ from sluice.router.picture_source import (
     LinkedPicture,
     PictureFormat,
     PictureSource,
+    RawPicture,
     decode_inline,
     format_of,
 )
@@ -94,6 +95,10 @@ class PictureReader:
                 return await loop.run_in_executor(
                     self._threads, lambda: decode_inline(source, file_bytes_max=bytes_max)
                 )
+            case RawPicture():
+                if len(source.data) > bytes_max:
+                    raise _refusal(source.field, f"has {len(source.data)} bytes", f"send at most {bytes_max}")
+                return source.data
             case LinkedPicture():
                 return await self._fetcher.fetch(source, bytes_max=bytes_max)
             case _ as never:

@@ -65,8 +65,25 @@ class LinkedPicture:
     detail: Detail = Detail.AUTO
 
 
-PictureSource: TypeAlias = InlinePicture | LinkedPicture
-ContentPart: TypeAlias = TextPart | InlinePicture | LinkedPicture
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RawPicture:
+    """A picture sent as the bytes of its file."""
+
+    field: str
+    data: bytes
+    detail: Detail = Detail.AUTO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RememberedPicture:
+    """A picture sent before, by the name of its file (BLAKE2b-128 of its bytes)."""
+
+    field: str
+    name: bytes
+
+
+PictureSource: TypeAlias = InlinePicture | LinkedPicture | RawPicture
+ContentPart: TypeAlias = TextPart | PictureSource | RememberedPicture
 
 
 def content_parts(content: Sequence[object], *, where: str) -> tuple[ContentPart, ...]:

@@ -30,11 +30,13 @@ from sluice.router.dispatcher import Dispatcher, DispatchLimits
 from sluice.router.door import HoldLimits
 from sluice.router.fleet import Fleet
 from sluice.router.fleet_service import FleetService
+from sluice.router.gallery import Gallery
 from sluice.router.http_server import HttpServer
 from sluice.router.inference_service import InferenceService
 from sluice.router.intake import Intake, IntakeLimits
 from sluice.router.leaving import leave
 from sluice.router.observer import Observer
+from sluice.router.picture_reader import PictureReader
 from sluice.router.slo_classes import SloClasses
 from sluice.router.tending import TEND_S
 from sluice.telemetry import logs, tracing
@@ -89,10 +91,13 @@ async def serve(config: RouterConfig, *, clock: Clock) -> AsyncIterator[RunningR
         timeout_s=config.admission.request_timeout_s,
     )
     model = _model_name(config)
-    intake = Intake(tokenizer, fleet, model=model, limits=limits, classes=SloClasses(config.slo))
+    reader = PictureReader(config.pictures)
+    classes, gallery = SloClasses(config.slo), Gallery(reader, dispatcher.desk)
+    intake = Intake(tokenizer, fleet, model=model, limits=limits, classes=classes, gallery=gallery)
     http = HttpServer(intake=intake, dispatcher=dispatcher, tokenizer=tokenizer, body_bytes_max=config.body_bytes_max)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(intake.close)
+        stack.push_async_callback(reader.close)
         server = channels.make_server()
         _add_services(server, config, dispatcher=dispatcher, intake=intake, router=router, clock=clock)
         grpc_port = await _start_grpc(server, config)

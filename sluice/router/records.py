@@ -54,6 +54,11 @@ class Record:
     move: MoveBegun | None = None  # the latest
     migrations: int = 0
     moves: list[pb.MoveRow] = field(default_factory=list)
+    images: int = 0
+    images_cached: int = 0  # showings of an image that some encode worker had, or was making, already
+    images_bytes: int = 0
+    images_s: float = 0.0  # from the prompt's start to the arrival of its last image
+    encoders: list[str] = field(default_factory=list)
 
     def handed_off(self, report: pb.HandoffReport, *, now_s: float) -> None:
         """A handoff committed, maybe long after the sequence ended."""
@@ -125,6 +130,11 @@ class Record:
             migrations=self.migrations,
             frozen_s=self.moves[-1].frozen_s if self.moves else 0.0,
             moves=self.moves,
+            images=self.images,
+            images_cached=self.images_cached,
+            images_bytes=self.images_bytes,
+            images_s=self.images_s,
+            encoders=self.encoders,
         )
 
 

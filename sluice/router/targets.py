@@ -41,6 +41,12 @@ class Targets:
         answer = self._ask(flow, kind=Kind.TARGET, resident=owner, now_s=self._clock.now_s())
         return self._fleet.at(answer.decode) if isinstance(answer, Placed) else None
 
+    def _blind_to(self, flow: Flow) -> frozenset[int]:
+        """Workers that cannot take the flow's images in."""
+        if not flow.prompt.images:
+            return frozenset()
+        return frozenset(member.slot for member in self._fleet.speakers if member.info.image_boot is None)
+
     def _ask(self, flow: Flow, *, kind: Kind, resident: int | None, now_s: float) -> Placed | Unplaced:
         job, left = flow.request.job, flow.sampling.max_tokens - len(flow.output)
         ask = Ask(
@@ -50,7 +56,7 @@ class Targets:
             slo=job.slo,
             waited_s=0.0 if flow.output else now_s - flow.record.accepted_s,
             tenant=job.tenant,
-            excluded=self._fleet.slots_of(flow.excluded),
+            excluded=self._fleet.slots_of(flow.excluded) | self._blind_to(flow),
             resident=resident,
             seed=flow.sequence,
         )

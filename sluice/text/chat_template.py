@@ -19,6 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sluice.errors import InvalidRequestError, ModelLoadError
 
+_PROBE: Final = "probe"
 RENDERED_CHARS_MAX: Final = 32 * 1024 * 1024
 
 
@@ -49,8 +50,18 @@ class ChatTemplate:
             raise ModelLoadError(
                 f"chat template: {error}; mend chat_template.jinja or tokenizer_config.json"
             ) from error
+        self.takes_parts = self._has_parts()
+        """Whether it writes out content that is a list of parts, as vision-language models' templates do."""
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def _has_parts(self) -> bool:
+        content = [{"type": "text", "text": _PROBE}]
+        try:
+            text = self.render([{"role": "user", "content": content}])
+        except InvalidRequestError:
+            return False
+        return _PROBE in text and str(content) not in text
+
+    def render(self, messages: Sequence[Mapping[str, object]]) -> str:
         """The prompt for the assistant's next answer. Raises InvalidRequestError."""
         remedy = "send roles and an order that the model's chat template accepts"
         try:

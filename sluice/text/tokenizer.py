@@ -5,7 +5,7 @@ long prompts may be encoded on another thread. Immutable after `load`.
 Next: `detokenizer.py` for streams of tokens, `chat_template.py` for conversations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -13,8 +13,10 @@ from typing import Final
 import tokenizers
 
 from sluice.errors import ModelLoadError
+from sluice.text import vision_text
 from sluice.text.chat_template import ChatTemplate
 from sluice.text.model_files import GenerationDefaults, read_json, read_model_files
+from sluice.text.vision_text import VisionText
 
 
 class SpecialTokens(Enum):
@@ -28,7 +30,8 @@ class Tokenizer:
     """One model's text side.
 
     `vocabulary` bounds the token ids a prompt may name; `context_tokens` is the model's own
-    limit of prompt and output together; `template` is None when the model cannot chat.
+    limit of prompt and output together; `template` is None when the model cannot chat, `vision` when it
+    reads text alone.
     """
 
     def __init__(
@@ -38,12 +41,14 @@ class Tokenizer:
         vocabulary: int,
         context_tokens: int,
         template: ChatTemplate | None,
+        vision: VisionText | None = None,
         defaults: GenerationDefaults,
         has_byte_level_decoder: bool,
     ) -> None:
         self.vocabulary = vocabulary
         self.context_tokens = context_tokens
         self.template = template
+        self.vision = vision
         self.defaults = defaults
         self._backend = backend
         added = backend.get_added_tokens_decoder()
@@ -85,9 +90,14 @@ def load(directory: Path) -> Tokenizer:
         vocabulary=files.vocabulary,
         context_tokens=files.context_tokens,
         template=None if files.chat_template is None else ChatTemplate(files.chat_template, files.special_tokens),
+        vision=vision_text.load(directory, backend.token_to_id, _encoder(backend)),
         defaults=files.defaults,
         has_byte_level_decoder=isinstance(decoder, dict) and decoder.get("type") == "ByteLevel",
     )
+
+
+def _encoder(backend: tokenizers.Tokenizer) -> Callable[[str], list[int]]:
+    return lambda text: backend.encode(text, add_special_tokens=False).ids
 
 
 def _byte_level_alphabet() -> dict[str, int]:

@@ -15,8 +15,8 @@ from typing import Protocol
 
 import openai
 
+from sluice.cli import model_engine, vision_engine
 from sluice.cli.built_engine import BuiltEngine
-from sluice.cli.model_engine import build_engine
 from sluice.cli.worker_process import WorkerProcess
 from sluice.clock import SystemClock
 from sluice.config.router import PlacementConfig, RouterConfig
@@ -204,7 +204,7 @@ def start_worker(
         ),
     )
     boot = BootId(secrets.token_hex(4))
-    built = build_engine(config)
+    built = (vision_engine if plan.role == "encode" else model_engine).build_engine(config)
     transports: tuple[Transport, ...]
     if plan.transports == ("inproc",):
         transports = (InprocTransport(network, boot=boot),)

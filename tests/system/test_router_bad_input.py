@@ -102,8 +102,26 @@ BAD_FIELDS: list[tuple[str, dict[str, Any], int, str, str]] = [
         "chat/completions",
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
         400,
+        "messages[0].content[0].image_url.url",
+        "send data:image/png;base64",
+    ),
+    (
+        "chat/completions",
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}]}
+            ]
+        },
+        400,
+        "messages[0].content[0].image_url.url",
+        "this model reads text alone",
+    ),
+    (
+        "chat/completions",
+        {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
+        400,
         "messages[0].content[0].type",
-        "send text parts only",
+        "send text or image_url",
     ),
     (
         "chat/completions",

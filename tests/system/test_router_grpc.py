@@ -131,7 +131,7 @@ async def test_admin_shows_workers_and_who_did_what(fleet: FakeFleet, channel: g
     ("change", "says"),
     [
         ({"wire_version": 99}, "wire_version: is 99"),
-        ({"role": "juggler"}, "role: is 'juggler'; use prefill, decode, mixed"),
+        ({"role": "juggler"}, "role: is 'juggler'; use encode, prefill, decode, mixed"),
         ({"worker": ""}, "worker"),
         ({"block_tokens": 24}, "block_tokens: is 24"),
         ({"blocks": 0}, "blocks: is 0"),

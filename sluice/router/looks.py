@@ -1,0 +1,224 @@
+"""Asks encode workers to look at pictures: what comes back is how a prompt lays them out.
+
+    picture --Look--> the least busy encode worker --Looked--> layout      (it goes on and encodes it)
+                          `--busy, lost, silent--> another one; after LOOKS_MAX of them the request fails
+
+A layout is remembered by the hash of the picture's file, so that a picture seen before needs no look. One
+look serves all who ask for the same picture at the same time. Lives on the event loop; never places prompts.
+Next: `encode_desk.py`, `encode_worker/looks.py` for who answers.
+"""
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from sluice.clock import Clock
+from sluice.domain.block_hash import HASH_UNIT_TOKENS, extend_chain
+from sluice.domain.ids import BlockHash, BootId, RouterId, SequenceId
+from sluice.domain.image import ImageLayout, embedding_tokens
+from sluice.errors import InvalidRequestError, NoWorkerError, SluiceError
+from sluice.policy.encoder_choice import EncoderView, choose_encoder
+from sluice.router.fleet import Fleet, Member
+from sluice.wire.gen import sluice_pb2 as pb
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+LOOKS_MAX: Final = 4
+LOOK_S_MAX: Final = 20.0
+LAYOUTS_MAX: Final = 65_536
+SEEN_MAX: Final = 4096
+EPOCH: Final = 0
+_UNSENT: Final = SequenceId(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A picture as its file, with what names it."""
+
+    name: bytes
+    data: bytes
+    field: str
+    root: BlockHash  # of the image's own hash chain
+
+    @property
+    def key(self) -> tuple[BlockHash, bytes]:
+        """Tenant and picture."""
+        return self.root, self.name
+
+
+@dataclass(slots=True, eq=False)
+class _Look:
+    """One picture on its way to its layout."""
+
+    shown: Shown
+    answer: "asyncio.Future[ImageLayout]"
+    sequence: SequenceId = _UNSENT
+    member: Member | None = None
+    sent_s: float = 0.0
+    failed: set[BootId] = field(default_factory=set)
+
+
+class Looks:
+    """The looks of one router."""
+
+    def __init__(self, fleet: Fleet, clock: Clock, *, router: RouterId, new_sequence: Callable[[], SequenceId]) -> None:
+        self._fleet = fleet
+        self._now_s = clock.now_s
+        self._router = router
+        self._new_sequence = new_sequence
+        self._open: dict[SequenceId, _Look] = {}
+        self._by_key: dict[tuple[BlockHash, bytes], _Look] = {}
+        self._encoding: dict[SequenceId, tuple[Member, int]] = {}  # looked at, not yet encoded: who, how many tokens
+        self._layouts: OrderedDict[bytes, ImageLayout] = OrderedDict()
+        self._seen_by: OrderedDict[tuple[BlockHash, bytes], BootId] = OrderedDict()
+
+    # ---------------------------------------------------------------- asking
+
+    def layout_of(self, name: bytes) -> ImageLayout | None:
+        """What is known of a picture that was looked at before."""
+        return self._layouts.get(name)
+
+    def look(self, shown: Shown) -> "asyncio.Future[ImageLayout]":
+        """Have a picture prepared and encoded. The future fails with a SluiceError; nobody need wait for it."""
+        look = self._by_key.get(shown.key)
+        if look is None:
+            look = _Look(shown, asyncio.get_running_loop().create_future())
+            look.answer.add_done_callback(_retrieve)
+            self._by_key[shown.key] = look
+            self._send(look)
+        return look.answer
+
+    def choose(self, shown: Shown, *, excluded: AbstractSet[BootId]) -> EncoderView | None:
+        """The best encode worker for a picture, if there is one."""
+        return choose_encoder(self._views(shown, excluded=excluded))
+
+    def _views(self, shown: Shown, *, excluded: AbstractSet[BootId]) -> Iterator[EncoderView]:
+        layout, cached, wanted = self._layouts.get(shown.name), dict[int, int](), 1
+        if layout is not None:
+            hashes = extend_chain(shown.root, embedding_tokens(layout.digest, layout.tokens))
+            cached, wanted = self._fleet.index.match(hashes), len(hashes) * HASH_UNIT_TOKENS
+        looks = Counter(look.member.slot for look in self._open.values() if look.member is not None)
+        queued: Counter[int] = Counter()
+        for member, count in self._encoding.values():
+            queued[member.slot] += count
+        for member in self._fleet.encoders:
+            if not member.is_ready or member.info.boot in excluded:
+                continue
+            slot = member.slot
+            yield EncoderView(
+                slot=slot,
+                cached=cached.get(slot, 0) >= wanted,
+                prepared=self._seen_by.get(shown.key) == member.info.boot,
+                queued_tokens=max(member.load.waiting_prefill_tokens, queued[slot]),
+                looks=looks[slot],
+            )
+
+    def _send(self, look: _Look) -> None:
+        """Ask the best encode worker that has not failed; there may be none."""
+        view = choose_encoder(self._views(look.shown, excluded=look.failed))
+        if view is None or len(look.failed) >= LOOKS_MAX:
+            del self._by_key[look.shown.key]
+            if not look.answer.done():
+                why = f"{len(look.failed)} encode workers could not look at it" if look.failed else "none is ready"
+                look.answer.set_exception(NoWorkerError(f"{look.shown.field}: {why}; try again"))
+            return
+        look.member, look.sequence, look.sent_s = self._fleet.at(view.slot), self._new_sequence(), self._now_s()
+        self._open[look.sequence] = look
+        shown = look.shown
+        message = pb.Look(
+            sequence=look.sequence,
+            epoch=EPOCH,
+            router=self._router,
+            request=f"look {shown.name.hex()}",
+            picture=shown.data,
+            root=shown.root,
+            field=shown.field,
+        )
+        look.member.link.send(pb.RouterMessage(look=message))
+
+    # ---------------------------------------------------------------- what workers say
+
+    def owns(self, sequence: SequenceId) -> bool:
+        """Whether it is the sequence of a picture being looked at, or encoded for whoever asks next."""
+        return sequence in self._open or sequence in self._encoding
+
+    def on_looked(self, member: Member, looked: pb.Looked) -> None:
+        """A picture is prepared; it is being encoded from here on."""
+        look = self._open.pop(SequenceId(looked.sequence), None)
+        if look is None or look.member is not member:
+            return
+        self._by_key.pop(look.shown.key, None)
+        layout = ImageLayout(
+            digest=looked.digest,
+            tokens=looked.tokens,
+            rows=looked.rows,
+            columns=looked.columns,
+            tile_rows=looked.tile_rows,
+            tile_columns=looked.tile_columns,
+            tile_tokens=looked.tile_tokens,
+        )
+        _remember(self._layouts, look.shown.name, layout, most=LAYOUTS_MAX)
+        _remember(self._seen_by, look.shown.key, member.info.boot, most=SEEN_MAX)
+        self._encoding[look.sequence] = (member, layout.tokens)
+        if not look.answer.done():
+            look.answer.set_result(layout)
+
+    def on_encoded(self, sequence: SequenceId) -> None:
+        """The image's embeddings are in its encode worker's cache."""
+        self._encoding.pop(sequence, None)
+
+    def on_failed(self, sequence: SequenceId, failed: pb.SequenceFailed) -> None:
+        """It could not be looked at, or not encoded."""
+        self._encoding.pop(sequence, None)  # whoever wants it delivered finds out, and looks again
+        look = self._open.pop(sequence, None)
+        if look is None:
+            return
+        if failed.code == InvalidRequestError.code.value:
+            problem, _, remedy = failed.message.removeprefix(f"{failed.field}: ").partition("; ")
+            self._refuse(look, InvalidRequestError(field=failed.field, problem=problem, remedy=remedy))
+        else:
+            self._again(look)
+
+    def on_lost(self, member: Member) -> None:
+        """An encode worker is gone: others look at what it has not looked at."""
+        self._encoding = {key: value for key, value in self._encoding.items() if value[0] is not member}
+        for look in [look for look in self._open.values() if look.member is member]:
+            del self._open[look.sequence]
+            self._again(look)
+
+    def tick(self) -> None:
+        """Encode workers that do not answer are asked no longer."""
+        late_s = self._now_s() - LOOK_S_MAX
+        for look in [look for look in self._open.values() if look.sent_s < late_s]:
+            del self._open[look.sequence]
+            assert look.member is not None
+            look.member.cancel(look.sequence, EPOCH)
+            self._again(look)
+
+    def _again(self, look: _Look) -> None:
+        if look.member is not None:
+            look.failed.add(look.member.info.boot)
+        look.member = None
+        self._send(look)
+
+    def _refuse(self, look: _Look, error: SluiceError) -> None:
+        del self._by_key[look.shown.key]
+        if not look.answer.done():
+            look.answer.set_exception(error)
+
+
+def _retrieve(answer: "asyncio.Future[ImageLayout]") -> None:
+    """Who asked may be gone: a failure that nobody reads is none."""
+    if not answer.cancelled():
+        answer.exception()
+
+
+def _remember(memory: "OrderedDict[K, V]", key: K, value: V, *, most: int) -> None:
+    memory[key] = value
+    memory.move_to_end(key)
+    while len(memory) > most:
+        memory.popitem(last=False)

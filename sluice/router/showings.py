@@ -1,0 +1,223 @@
+"""Brings the embeddings of a prompt's images to the worker that computes the prompt, image by image.
+
+Each image is a sequence of its own at an encode worker, handed off to the reader's worker: spread over all encode
+workers, each pushed as soon as it is encoded. A dead encode worker's share is looked at again elsewhere. The legal
+moves are `showing.py`'s table. Lives on the event loop; never awaits. Next: `looks.py`, `flow.py`.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, assert_never
+
+from sluice.clock import Clock
+from sluice.domain.block_hash import extend_chain
+from sluice.domain.ids import BootId, Epoch, RequestId, RouterId, SequenceId
+from sluice.domain.image import ImageLayout, ImageSpan, embedding_root, embedding_tokens
+from sluice.domain.sampling import SamplingParams
+from sluice.domain.sequence import SequenceState
+from sluice.router import orders, showing
+from sluice.router.fleet import Member
+from sluice.router.job import Prompt
+from sluice.router.looks import EPOCH, Looks, Shown
+from sluice.router.records import Record
+from sluice.router.showing import Effect, Event, State
+from sluice.wire.gen import sluice_pb2 as pb
+
+ATTEMPTS_MAX: Final = 4
+RETRY_S: Final = 0.1
+SHOW_S_MAX: Final = 60.0
+"""From sent to committed; an encode worker that takes longer has lost it."""
+
+_UNSENT: Final = SequenceId(0)
+_SAMPLING: Final = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """A prompt with images. `blind` hears why they cannot be brought to it."""
+
+    sequence: SequenceId
+    prompt: Prompt
+    record: Record
+    traceparent: str
+    blind: Callable[[str], None]
+
+
+@dataclass(slots=True, eq=False)
+class _Showing:
+    """One image on its way to one reader."""
+
+    reader: Reader
+    shown: Shown
+    layout: ImageLayout
+    target: pb.DecodeTarget
+    begun_s: float
+    state: State = State.LOOKING
+    sequence: SequenceId = _UNSENT
+    member: Member | None = None
+    due_s: float = 0.0
+    attempts: int = 0
+    failed: set[BootId] = field(default_factory=set)
+
+
+class Showings:
+    """Every image of one router's prompts that is on its way."""
+
+    def __init__(
+        self,
+        looks: Looks,
+        member_at: Callable[[int], Member],
+        clock: Clock,
+        *,
+        router: RouterId,
+        new_sequence: Callable[[], SequenceId],
+    ) -> None:
+        """`member_at` finds the worker of a slot."""
+        self._looks = looks
+        self._member_at = member_at
+        self._now_s = clock.now_s
+        self._router = router
+        self._new_sequence = new_sequence
+        self._of: dict[SequenceId, list[_Showing]] = {}  # by reader
+        self._sent: dict[SequenceId, _Showing] = {}  # by the image's own sequence
+
+    def begin(self, reader: Reader, target: pb.DecodeTarget) -> None:
+        """A prompt with images was sent to the worker whose images go to `target`: show it all of them."""
+        self.end(reader.sequence)
+        root = embedding_root(reader.prompt.root)
+        for picture in reader.prompt.pictures:
+            shown = Shown(name=picture.name, data=picture.data, field=picture.field, root=root)
+            one = _Showing(reader, shown, picture.layout, target, self._now_s())
+            self._of.setdefault(reader.sequence, []).append(one)
+            view = self._looks.choose(shown, excluded=one.failed)
+            if view is not None and (view.cached or view.prepared):
+                reader.record.images_cached += view.cached
+                self._feed(one, Event.LOOKED)
+            else:
+                self._look(one)
+
+    def end(self, reader: SequenceId) -> None:
+        """It will read no more: it ended, or is computed elsewhere."""
+        for one in self._of.pop(reader, ()):
+            self._feed(one, Event.ENDED)
+
+    def owns(self, sequence: SequenceId) -> bool:
+        """Whether it is an image on its way to a prompt."""
+        return sequence in self._sent
+
+    def believed_at(self, member: Member) -> set[SequenceId]:
+        """Images that should be on an encode worker for us."""
+        return {sequence for sequence, one in self._sent.items() if one.member is member}
+
+    def on_handoff(self, report: pb.HandoffReport, *, now_s: float) -> None:
+        """An encode worker says how sending went."""
+        one = self._sent[SequenceId(report.sequence)]
+        match report.outcome:
+            case pb.HANDOFF_COMMITTED:
+                record = one.reader.record
+                record.images_bytes += report.bytes
+                record.images_s = max(record.images_s, now_s - one.begun_s)
+                self._feed(one, Event.COMMITTED)
+            case pb.HANDOFF_REFUSED:
+                one.due_s = now_s + RETRY_S
+                self._feed(one, Event.REFUSED)
+            case _:
+                self._lost(one, report.reason)
+
+    def on_failed(self, sequence: SequenceId, why: str) -> None:
+        """An encode worker cannot go on with it: it may have forgotten the picture."""
+        self._lost(self._sent[sequence], why)
+
+    def on_lost(self, member: Member) -> None:
+        """An encode worker is gone."""
+        for one in [one for one in self._sent.values() if one.member is member]:
+            self._lost(one, f"encode worker {member.name} was lost")
+
+    def tick(self) -> None:
+        """Ask again those that had no room; give up waiting for those that say nothing."""
+        now_s = self._now_s()
+        for one in list(self._sent.values()):
+            if one.state is State.PAUSED and one.due_s <= now_s:
+                self._feed(one, Event.TIME)
+            elif now_s > one.due_s + SHOW_S_MAX and one.member is not None:
+                one.member.cancel(one.sequence, EPOCH)
+                self._lost(one, "it did not arrive in time")
+
+    # ------------------------------------------------------------ inside
+
+    def _lost(self, one: _Showing, why: str) -> None:
+        one.attempts += 1
+        if one.member is not None:
+            one.failed.add(one.member.info.boot)
+        if one.attempts >= ATTEMPTS_MAX:
+            self._feed(one, Event.FAILED, why)
+        else:
+            self._feed(one, Event.LOST)
+
+    def _feed(self, one: _Showing, event: Event, why: str = "") -> None:
+        if not showing.expects(one.state, event):
+            return  # a late report
+        one.state, effects = showing.advance(one.state, event)
+        if one.state in {State.LOOKING, State.DONE}:
+            self._sent.pop(one.sequence, None)
+        for effect in effects:
+            match effect:
+                case Effect.LOOK:
+                    self._look(one)
+                case Effect.SEND:
+                    self._send(one)
+                case Effect.SEND_AGAIN:
+                    assert one.member is not None
+                    one.due_s = self._now_s()
+                    one.member.link.send(orders.retarget(one.sequence, Epoch(EPOCH), one.target))
+                case Effect.CANCEL:
+                    assert one.member is not None
+                    one.member.cancel(one.sequence, EPOCH)
+                case Effect.GIVE_UP:
+                    one.reader.blind(why)
+                case _:
+                    assert_never(effect)
+
+    def _look(self, one: _Showing) -> None:
+        looking = self._looks.look(one.shown)
+        looking.add_done_callback(lambda done: self._on_looked(one, done))
+
+    def _on_looked(self, one: _Showing, looked: "asyncio.Future[ImageLayout]") -> None:
+        if looked.cancelled() or one.state is not State.LOOKING:
+            return
+        if (error := looked.exception()) is not None:
+            self._feed(one, Event.FAILED, str(error))
+        else:
+            self._feed(one, Event.LOOKED)
+
+    def _send(self, one: _Showing) -> None:
+        view = self._looks.choose(one.shown, excluded=frozenset())
+        if view is None:  # the one that looked is gone already
+            one.state = State.LOOKING
+            self._look(one)
+            return
+        member = one.member = self._member_at(view.slot)
+        one.sequence, one.due_s = self._new_sequence(), self._now_s()
+        self._sent[one.sequence] = one
+        if member.name not in one.reader.record.encoders:
+            one.reader.record.encoders.append(member.name)
+        member.link.send(orders.start(self._state(one), one.target))
+
+    def _state(self, one: _Showing) -> SequenceState:
+        """The image's own sequence."""
+        tokens = embedding_tokens(one.layout.digest, one.layout.tokens)
+        return SequenceState(
+            sequence=one.sequence,
+            request=RequestId(f"image {one.layout.digest.hex()} of {one.reader.record.request}"),
+            router=self._router,
+            epoch=Epoch(EPOCH),
+            tokens=tokens,
+            prompt_tokens=len(tokens),
+            unit_hashes=tuple(extend_chain(one.shown.root, tokens)),
+            root=one.shown.root,
+            sampling=_SAMPLING,
+            traceparent=one.reader.traceparent,
+            images=(ImageSpan(digest=one.layout.digest, first=0, rows=1, columns=one.layout.tokens),),
+            viewer=one.reader.sequence,
+        )
