@@ -4,9 +4,12 @@ Run `python benchmarks/migration.py`. For every way and context length a platfor
 streams one answer at a time, which is moved to the other worker and back every few tokens. The pause
 of a move is the largest of the gaps between tokens around it, less the median gap; it is also
 printed in decode steps (median gaps). Beside it stands what the machine does by itself: the same
-figure around tokens at which nothing moved. Answers must be equal to the last token whatever moved.
-With `--companions N` every worker decodes N other answers all the while. With `--plot FILE.svg` the
-curves are drawn.
+figure around tokens at which nothing moved. The first move of an answer copies all of it, every later
+one what is new since the worker had it last: they have rows of their own. Each platform begins with
+an answer of the longest context, which is not counted: memory that is touched for the first time costs
+more than all the rest. Answers must be equal to the last token whatever moved. With `--companions N`
+every worker decodes N other answers all the while, and their steps with and without moves are compared.
+With `--plot FILE.svg` the curves are drawn.
 """
 
 import argparse
@@ -47,6 +50,8 @@ SHAPE: Final = {
 TOKENS_APART: Final = 16  # from one move to the next
 AROUND: Final = 3  # gaps that a move may have lengthened: its own and those after it
 COMPANION_TOKENS: Final = 20_000
+FIRST: Final = slice(0, 1)
+WHICH: Final = {"first": FIRST, "later": slice(1, None)}
 WAYS: Final = ("live shm", "live tcp", "live nixl", "stop-and-copy tcp", "recompute")
 
 
@@ -57,6 +62,24 @@ class Sample:
     tokens: tuple[int, ...]
     times_s: tuple[float, ...]
     moves: tuple[pb.MoveRow, ...]
+    company: tuple[tuple[float, ...], ...] = ()  # when the tokens of other answers came
+
+    @property
+    def slowdown(self) -> float | None:
+        """The mean gap of other answers while this one moved, over theirs while nothing moved."""
+        windows = [self._window(move.at_token) for move in self.moves]
+        during, else_ = [], []
+        for times_s in self.company:
+            for before, after in itertools.pairwise(times_s):
+                if self.times_s[0] <= before and after <= self.times_s[-1]:
+                    is_during = any(begun < after and before < ended for begun, ended in windows)
+                    (during if is_during else else_).append(after - before)
+        return statistics.mean(during) / statistics.mean(else_) if during and else_ else None
+
+    def _window(self, at_token: int) -> tuple[float, float]:
+        """From the order that led to a move to the token after it."""
+        ordered = max(TOKENS_APART, (at_token - 1) // TOKENS_APART * TOKENS_APART)
+        return self.times_s[ordered - 1], self.times_s[min(at_token, len(self.times_s) - 1)]
 
     @property
     def gaps_s(self) -> list[float]:
@@ -68,9 +91,9 @@ class Sample:
         """The median gap."""
         return statistics.median(self.gaps_s)
 
-    def pauses_s(self) -> list[float]:
-        """Around every move, the largest gap less the median one."""
-        return [self._pause_s(move.at_token - 1) for move in self.moves]
+    def pauses_s(self, which: slice) -> list[float]:
+        """Around the moves of a slice, the largest gap less the median one."""
+        return [self._pause_s(move.at_token - 1) for move in self.moves[which]]
 
     def noises_s(self) -> list[float]:
         """The same around tokens half-way between two moves."""
@@ -125,17 +148,18 @@ def ask(channel: grpc.Channel, prompt: Sequence[int], *, moves: int, recompute: 
 
 
 @contextlib.contextmanager
-def companions(channel: grpc.Channel, count: int) -> Iterator[None]:
-    """`count` other answers are streamed on every worker until the block ends."""
+def companions(channel: grpc.Channel, count: int) -> Iterator[list[list[float]]]:
+    """`count` other answers are streamed on every worker until the block ends; when their tokens come."""
     calls = [
         rpc.InferenceStub(channel).Generate(request_for([20 + n] * 64, max_tokens=COMPANION_TOKENS))
         for n in range(2 * count)
     ]
-    threads = [threading.Thread(target=drain_quietly, args=(call,)) for call in calls]
+    times_s: list[list[float]] = [[] for _ in calls]
+    threads = [threading.Thread(target=drain_quietly, args=both) for both in zip(calls, times_s, strict=True)]
     for thread in threads:
         thread.start()
     try:
-        yield
+        yield times_s
     finally:
         for call in calls:
             call.cancel()
@@ -143,11 +167,11 @@ def companions(channel: grpc.Channel, count: int) -> Iterator[None]:
             thread.join()
 
 
-def drain_quietly(call: Iterator[pb.GenerateEvent]) -> None:
+def drain_quietly(call: Iterator[pb.GenerateEvent], times_s: list[float]) -> None:
     """Read a stream until it is cancelled."""
     with contextlib.suppress(grpc.RpcError):
         for _ in call:
-            pass
+            times_s.append(time.perf_counter())
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -156,22 +180,29 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def report(contexts: Sequence[int], ways: Sequence[str], samples: dict[tuple[str, int], list[Sample]]) -> None:
-    """One row for each way and context: pauses, in ms and in steps, beside the machine's own hiccups."""
-    print(f"\n{'':28}{'':>6} {'pause, ms':>13} {'in steps':>11} {'nothing moved':>14} {'frozen, ms':>11}  first")
-    heads = ("context", "way", "moves", "step", "p50", "p99", "p50", "p99", "p50", "p99", "p50", "p99", "MB")
-    print("{:>8} {:18}{:>6}{:>6}{:>7}{:>7}{:>6}{:>6}{:>7}{:>7}{:>6}{:>6}{:>7}".format(*heads))
-    for context, way in itertools.product(contexts, ways):
+    """Rows for each way and context: pauses, in ms and in steps, beside the machine's own hiccups."""
+    print(f"\n{'':37}{'':>6} {'pause, ms':>13} {'in steps':>11} {'nothing moved':>14} {'frozen, ms':>11}")
+    heads = ("context", "way", "which", "moves", "step", "p50", "p99", "p50", "p99", "p50", "p99", "p50", "p99", "MB")
+    print("{:>8} {:18}{:9}{:>6}{:>6}{:>7}{:>7}{:>6}{:>6}{:>7}{:>7}{:>6}{:>6}{:>7}".format(*heads))
+    for context, way, (name, which) in itertools.product(contexts, ways, WHICH.items()):
         found = samples[way, context]
-        pauses = [pause for one in found for pause in one.pauses_s()]
-        steps = [pause / one.step_s for one in found for pause in one.pauses_s()]
-        noises = [noise / one.step_s for one in found for noise in one.noises_s()]
-        frozen = [move.frozen_s for one in found for move in one.moves]
-        first_mb = statistics.median(one.moves[0].bytes for one in found) / 1e6
+        pauses = [pause for one in found for pause in one.pauses_s(which)]
+        if not pauses:
+            continue
+        steps = [pause / one.step_s for one in found for pause in one.pauses_s(which)]
+        noises = [noise / one.step_s for one in found for noise in one.noises_s()] or [0.0]
+        frozen = [move.frozen_s for one in found for move in one.moves[which]]
+        moved_mb = statistics.median(move.bytes for one in found for move in one.moves[which]) / 1e6
         step_ms = 1e3 * statistics.median(one.step_s for one in found)
-        print(f"{context:8} {way:18}{len(pauses):6}{step_ms:6.1f}", end="")
+        print(f"{context:8} {way:18}{name:9}{len(pauses):6}{step_ms:6.1f}", end="")
         for values, scale in ((pauses, 1e3), (steps, 1), (noises, 1), (frozen, 1e3)):
             print(f"{scale * statistics.median(values):7.1f}{scale * percentile(values, 0.99):7.1f}", end="")
-        print(f"{first_mb:7.1f}")
+        print(f"{moved_mb:7.1f}")
+        slowdowns = [one.slowdown for one in found if one.slowdown is not None]
+        if slowdowns and which is FIRST:
+            print(
+                f"{'':8} steps of other answers while it moved / while nothing did: {statistics.median(slowdowns):.3f}"
+            )
 
 
 def plot(
@@ -183,11 +214,11 @@ def plot(
     figure, axes = plt.subplots(figsize=(7, 4))
     for way in ways:
         found = [samples[way, context] for context in contexts]
-        pauses = [1e3 * statistics.median(p for one in some for p in one.pauses_s()) for some in found]
+        pauses = [1e3 * statistics.median(p for one in some for p in one.pauses_s(FIRST)) for some in found]
         axes.plot(contexts, pauses, marker="o", label=way)
     steps = [1e3 * statistics.median(one.step_s for way in ways for one in samples[way, n]) for n in contexts]
     axes.plot(contexts, steps, color="grey", linestyle=":", label="one decode step")
-    axes.set(xscale="log", yscale="log", xlabel="context, tokens", ylabel="median pause seen by the client, ms")
+    axes.set(xscale="log", yscale="log", xlabel="context, tokens", ylabel="median pause of a first move, ms")
     axes.set_xticks(contexts, [f"{context:,}" for context in contexts])
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
@@ -202,13 +233,15 @@ def measure(arguments: argparse.Namespace, model: Path) -> dict[tuple[str, int],
         with LocalFleet(plan_for(way, model)) as fleet, grpc.insecure_channel(fleet.grpc_address) as channel:
             fleet.wait_ready(lambda _: None)
             say_progress = progress_of(way)
-            with companions(channel, arguments.companions):
-                ask(channel, [9] * 20, moves=10, recompute=False)  # the workers meet
+            longest = [9 + n % 500 for n in range(max(arguments.contexts))]
+            with companions(channel, arguments.companions) as company:
+                ask(channel, longest, moves=4, recompute=False)  # the workers meet, and touch their memory
                 for context, turn in itertools.product(arguments.contexts, range(arguments.rounds)):
                     rng = random.Random(context * 1000 + turn)
                     prompt = [rng.randrange(10, 600) for _ in range(context)]
                     sample = ask(channel, prompt, moves=arguments.moves, recompute=way == "recompute")
-                    samples[way, context].append(sample)
+                    seen = tuple(tuple(times_s) for times_s in company)
+                    samples[way, context].append(dataclasses.replace(sample, company=seen))
                     say_progress(context)
     return samples
 

@@ -79,6 +79,7 @@ class KeyKeeper:
         self._dtype = dtype
         self._slots: list[_Slot] = []
         self._used = 0
+        self._spare: list[torch.Tensor] = []  # a dropped slot's memory, per layer
 
     def keep(self, sequences: Sequence[LiveSequence], ends: Sequence[int], *, keys: int) -> KeptKeys | None:
         """The copy for a group that decodes tokens ends[i] - 1 and attends over `keys`; None if there is no room."""
@@ -111,26 +112,49 @@ class KeyKeeper:
 
     def end_step(self) -> None:
         """Forget groups that were not part of this step: their sequences may move on without us."""
+        for slot in self._slots[self._used :]:
+            self._put_by(slot.storage)
         del self._slots[self._used :]
         self._used = 0
 
     def clear(self) -> None:
         """Forget everything, memory included: some of it may be NaN, which masks do not hide."""
         self._slots.clear()
+        self._spare = []
 
     def _make_slot(self, sequences: int, keys: int) -> _Slot | None:
-        """A slot at the current place with room for `keys` and more, in the old one's memory if it is large enough."""
+        """A slot at the current place with room for `keys` and more, in memory that was used before if it can be."""
         geometry = self._geometry
         blocks = geometry.blocks_for(keys + GROWTH_TOKENS)
         capacity = blocks * geometry.block_tokens
         elements = sequences * K_AND_V * geometry.heads * capacity * geometry.head_dim
-        old = self._slots.pop(self._used).storage if self._used < len(self._slots) else []
-        if not old or old[0].numel() < elements:
-            old.clear()
-            others = sum(layer.nbytes for slot in self._slots for layer in slot.storage)
-            if others + elements * geometry.dtype_bytes * geometry.layers > KEPT_BYTES_MAX:
-                return None
-            old = [torch.empty(elements, dtype=self._dtype) for _ in range(geometry.layers)]
-        slot = _Slot(storage=old, sequences=[], ends=[], capacity=capacity)
+        if self._used < len(self._slots):
+            self._put_by(self._slots.pop(self._used).storage)
+        storage = self._storage(elements)
+        if storage is None:
+            return None
+        slot = _Slot(storage=storage, sequences=[], ends=[], capacity=capacity)
         self._slots.insert(self._used, slot)
         return slot
+
+    def _storage(self, elements: int) -> list[torch.Tensor] | None:
+        """Memory for `elements` of every layer: the spare one if it is large enough, else new. None without room.
+
+        New memory costs several times what filling it does: its pages are touched for the first
+        time. So sizes are rounded up to powers of two, which makes memory that fits likely.
+        """
+        if self._spare and self._spare[0].numel() >= elements:
+            storage, self._spare = self._spare, []
+            return storage
+        self._spare = []
+        used_bytes = sum(layer.nbytes for slot in self._slots for layer in slot.storage)
+        layer_bytes_max = (KEPT_BYTES_MAX - used_bytes) // self._geometry.layers
+        rounded = min(1 << (elements - 1).bit_length(), layer_bytes_max // self._geometry.dtype_bytes)
+        if rounded < elements:
+            return None
+        return [torch.empty(rounded, dtype=self._dtype) for _ in range(self._geometry.layers)]
+
+    def _put_by(self, storage: list[torch.Tensor]) -> None:
+        """Keep the larger one of what is spare."""
+        if not self._spare or storage[0].numel() > self._spare[0].numel():
+            self._spare = storage
