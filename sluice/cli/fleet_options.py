@@ -39,8 +39,8 @@ def add_fleet_arguments(parser: argparse.ArgumentParser, *, prefill: int, decode
         "--gpu",
         action="append",
         default=[],
-        metavar="CLASS:COUNTS",
-        help="emulated workers instead, for example H100:2p A100x2:4d (p prefill, d decode, m mixed); may be repeated;"
+        metavar="POOLS",
+        help="emulated workers instead, as in `sluice simulate --pools`: H100:2p,A100x2:1p+4d; may be repeated;"
         " --model then names a shape, Llama-3.1-8B by default",
     )
     parser.add_argument("--price", default="", metavar="CLASS=DOLLARS", help="per hour and GPU, joined by commas")

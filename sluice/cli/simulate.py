@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sluice simulate`."""
     add = parser.add_argument
     add("--trace", default="synthetic:isl=1024,osl=256", help="a trace file, a ServeGen folder, or synthetic:isl=…")
-    add("--pools", default="H100:4m", help="the fleet, as in H100:2p+4d,A100x2:1m (%(default)s)")
+    add("--pools", default="H100:4m", help="the fleet, as in H100:2p+4d,A100x2:1m (%(default)s); as `sluice up --gpu`")
     add("--model", default="Llama-3.1-8B", help="shape of the served model (%(default)s)")
     add("--vision", default="", help="its vision tower, as in Qwen2-VL: images are encoded, by e, p and m replicas")
     add("--policy", default="joint", help=f"one of {', '.join(POLICIES)} (%(default)s)")

@@ -56,27 +56,27 @@ class EngineSettings:
     encode_tokens_max: int = 8192  # embeddings of one batch of images
 
 
-def parse_pools(text: str, *, is_whole: bool = True) -> list[PoolCount]:
-    """The pools in `text`; a whole fleet can do both phases. Raises ConfigError naming the part that is wrong."""
+def parse_pools(text: str, *, is_whole: bool = True, option: str = "--pools") -> list[PoolCount]:
+    """The pools in `text`; a whole fleet can do both phases. Raises ConfigError naming `option` and what is wrong."""
     pools: list[PoolCount] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         found = _POOL.fullmatch(part)
-        if found is None:
-            raise ConfigError(f"--pools: '{part}' is no pool; {EXAMPLE}")
+        if found is None or found["degree"] == "0":
+            raise ConfigError(f"{option}: '{part}' is no pool; {EXAMPLE}")
         for count in found["roles"].split("+"):
             one = _COUNT.fullmatch(count.strip())
             if one is None or int(one["count"]) == 0:
-                raise ConfigError(f"--pools: '{count}' in '{part}' is no number of replicas with a role; {EXAMPLE}")
+                raise ConfigError(f"{option}: '{count}' in '{part}' is no number of replicas with a role; {EXAMPLE}")
             pools.append(PoolCount(found["gpu"], int(found["degree"] or 1), ROLES[one["role"]], int(one["count"])))
     total = sum(pool.replicas for pool in pools)
     if not 0 < total <= REPLICAS_MAX:
-        raise ConfigError(f"--pools: has {total} replicas; give 1 to {REPLICAS_MAX}")
+        raise ConfigError(f"{option}: has {total} replicas; give 1 to {REPLICAS_MAX}")
     roles = {pool.role for pool in pools} - {Role.ENCODE}
     if is_whole and not roles:
-        raise ConfigError(f"--pools: nobody can prefill; {EXAMPLE}")
+        raise ConfigError(f"{option}: nobody can prefill; {EXAMPLE}")
     if is_whole and Role.MIXED not in roles and len(roles) == 1:
         lacking = "decode" if Role.PREFILL in roles else "prefill"
-        raise ConfigError(f"--pools: nobody can {lacking}; add replicas with {lacking[0]} or m")
+        raise ConfigError(f"{option}: nobody can {lacking}; add replicas with {lacking[0]} or m")
     return pools
 
 

@@ -4,6 +4,7 @@
     RTX-PRO-6000=llmservingsim:perf/RTXPRO6000/meta-llama/Llama-3.1-8B/bf16/tp1
     A100=distserve:profiler-a100-80g.distserve.json
     H100=splitwise:perf_model.csv@h100-80gb
+    L4=measured:l4.json                        what `sluice profile` wrote
 
 Decides nothing. Next: `sluice/capacity/importers`.
 """
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from sluice.capacity import profile_file
 from sluice.capacity.catalogue import gpu_class
 from sluice.capacity.gpu_class import GpuClass
 from sluice.capacity.importers import distserve, llmservingsim, splitwise
@@ -21,7 +23,7 @@ from sluice.capacity.roofline import Roofline
 from sluice.capacity.step_model import StepModel
 from sluice.errors import ConfigError
 
-KINDS: Final = ("llmservingsim", "distserve", "splitwise")
+KINDS: Final = ("llmservingsim", "distserve", "splitwise", "measured")
 LINK_LATENCY_S: Final = 1e-5  # of one hop between GPUs of one host
 
 
@@ -44,6 +46,8 @@ class StepSource:
         if profile is None:
             return Roofline(gpu=gpu, shape=shape, tensor_parallel=tensor_parallel)
         kind, path = profile
+        if kind == "measured":
+            return profile_file.read(Path(path)).curve
         if kind == "distserve":
             return distserve.read_profile(Path(path), model=shape.name, tensor_parallel=tensor_parallel)
         if kind == "splitwise":

@@ -8,7 +8,7 @@ from sluice.errors import ConfigError
 
 
 def test_words_name_classes_degrees_roles_and_counts() -> None:
-    workers = emulated_workers(["H100:2p", "a100x2:1p,2d", "L4:1m"], shape="Llama-3.1-8B", prices={"H100": 2.0})
+    workers = emulated_workers(["H100:2p", "a100x2:1p+2d,L4:1m"], shape="Llama-3.1-8B", prices={"H100": 2.0})
     assert [(worker.name, worker.role) for worker in workers] == [
         ("h100-prefill-0", "prefill"),
         ("h100-prefill-1", "prefill"),
@@ -24,11 +24,13 @@ def test_words_name_classes_degrees_roles_and_counts() -> None:
     ("words", "message"),
     [
         (["B9000:1p"], "GPU class 'B9000' is not known; use one of: H200, H100"),
-        (["H100"], "'H100' is not understood; write CLASS:COUNTS"),
-        (["H100:2x"], "'2x' in 'H100:2x' is no count"),
-        (["H100x0:2p"], "replicas of no GPU"),
+        (["H100"], "--gpu: 'H100' is no pool; write H100:2p"),
+        (["H100:2x"], "--gpu: '2x' in 'H100:2x' is no number of replicas"),
+        (["H100x0:2p"], "'H100x0:2p' is no pool"),
         (["H100:65m"], "more than 64 workers"),
-        (["H100:0m"], "asks for no worker"),
+        (["H100:0m"], "'0m' in 'H100:0m' is no number of replicas"),
+        ([""], "has 0 replicas"),
+        (["L4:1e"], "only does encode cannot be emulated"),
     ],
 )
 def test_a_word_that_is_wrong_is_named_with_what_would_do(words: list[str], message: str) -> None:
