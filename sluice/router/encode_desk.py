@@ -42,7 +42,7 @@ class EncodeDesk:
         start = embedding_root(root)
         shown = [Shown(name=name_of(data), data=data, field=field, root=start) for field, data in files]
         looking = [self._looking(one) for one in shown]
-        return tuple([await _picture(one, answer) for one, answer in zip(shown, looking, strict=True)])
+        return tuple([await _picture(one, *answer) for one, answer in zip(shown, looking, strict=True)])
 
     def recall(self, name: bytes, *, field: str, root: BlockHash) -> Picture | None:
         """A picture by its file's name, if some encode worker still has its embeddings."""
@@ -50,15 +50,18 @@ class EncodeDesk:
         layout, view = self._looks.layout_of(name), self._looks.choose(shown, excluded=frozenset())
         if layout is None or view is None or not view.cached:
             return None
-        return Picture(name=name, data=b"", field=field, layout=layout)
+        return Picture(name=name, data=b"", field=field, layout=layout, is_known=True)
 
-    def _looking(self, shown: Shown) -> "ImageLayout | asyncio.Future[ImageLayout]":
-        """The layout, if the picture is known; otherwise a look. What no encoder has any more is encoded meanwhile."""
+    def _looking(self, shown: Shown) -> "tuple[ImageLayout | asyncio.Future[ImageLayout], bool]":
+        """The layout, if the picture is known; otherwise a look. What no encoder has any more is encoded meanwhile.
+
+        Also whether an encode worker needs nothing more than its memory for it.
+        """
         layout, view = self._looks.layout_of(shown.name), self._looks.choose(shown, excluded=frozenset())
         if layout is not None and view is not None and (view.cached or view.prepared):
-            return layout
+            return layout, True
         answer = self._looks.look(shown)
-        return answer if layout is None else layout
+        return (answer if layout is None else layout), False
 
     # ------------------------------------------------------------ prompts
 
@@ -128,6 +131,10 @@ def name_of(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=NAME_BYTES).digest()
 
 
-async def _picture(shown: Shown, answer: "ImageLayout | asyncio.Future[ImageLayout]") -> Picture:
+async def _picture(
+    shown: Shown,
+    answer: "ImageLayout | asyncio.Future[ImageLayout]",
+    is_known: bool,  # noqa: FBT001 - the other half of _looking's answer
+) -> Picture:
     layout = answer if isinstance(answer, ImageLayout) else await asyncio.shield(answer)
-    return Picture(name=shown.name, data=shown.data, field=shown.field, layout=layout)
+    return Picture(name=shown.name, data=shown.data, field=shown.field, layout=layout, is_known=is_known)

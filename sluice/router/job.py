@@ -21,6 +21,7 @@ class Picture:
     data: bytes
     field: str  # where the client put it
     layout: ImageLayout
+    is_known: bool = False  # an encode worker had looked at it before this request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,6 +53,7 @@ class _Showing:
     layout: ImageLayout
     target: pb.DecodeTarget
     begun_s: float
+    row: pb.ShownRow  # in the reader's record
     state: State = State.LOOKING
     sequence: SequenceId = _UNSENT
     member: Member | None = None
@@ -86,9 +87,11 @@ class Showings:
         """A prompt with images was sent to the worker whose images go to `target`: show it all of them."""
         self.end(reader.sequence)
         root = embedding_root(reader.prompt.root)
-        for picture in reader.prompt.pictures:
+        pictures = reader.prompt.pictures
+        rows = reader.record.shown = [pb.ShownRow(tokens=one.layout.tokens, known=one.is_known) for one in pictures]
+        for picture, row in zip(pictures, rows, strict=True):
             shown = Shown(name=picture.name, data=picture.data, field=picture.field, root=root)
-            one = _Showing(reader, shown, picture.layout, target, self._now_s())
+            one = _Showing(reader, shown, picture.layout, target, self._now_s(), row)
             self._of.setdefault(reader.sequence, []).append(one)
             view = self._looks.choose(shown, excluded=one.failed)
             if view is not None and (view.cached or view.prepared):
@@ -200,6 +203,7 @@ class Showings:
         member = one.member = self._member_at(view.slot)
         one.sequence, one.due_s = self._new_sequence(), self._now_s()
         self._sent[one.sequence] = one
+        one.row.encoder = member.name
         if member.name not in one.reader.record.encoders:
             one.reader.record.encoders.append(member.name)
         member.link.send(orders.start(self._state(one), one.target))

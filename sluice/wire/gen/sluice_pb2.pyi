@@ -1022,7 +1022,7 @@ class GetRequestsReply(_message.Message):
     def __init__(self, requests: _Optional[_Iterable[_Union[RequestRow, _Mapping]]] = ...) -> None: ...
 
 class RequestRow(_message.Message):
-    __slots__ = ("request_id", "choice", "state", "finish_reason", "prefill_worker", "decode_worker", "decision", "prompt_tokens", "cached_tokens", "output_tokens", "placed_s", "first_token_s", "handoff_s", "finished_s", "tpot_s", "itl_max_s", "transport", "kv_bytes", "transfer_s", "exposed_s", "age_s", "epoch", "migrations", "frozen_s", "moves", "images", "images_cached", "images_bytes", "images_s", "encoders")
+    __slots__ = ("request_id", "choice", "state", "finish_reason", "prefill_worker", "decode_worker", "decision", "prompt_tokens", "cached_tokens", "output_tokens", "placed_s", "first_token_s", "handoff_s", "finished_s", "tpot_s", "itl_max_s", "transport", "kv_bytes", "transfer_s", "exposed_s", "age_s", "epoch", "migrations", "frozen_s", "moves", "images", "images_cached", "images_bytes", "images_s", "encoders", "shown")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -1053,6 +1053,7 @@ class RequestRow(_message.Message):
     IMAGES_BYTES_FIELD_NUMBER: _ClassVar[int]
     IMAGES_S_FIELD_NUMBER: _ClassVar[int]
     ENCODERS_FIELD_NUMBER: _ClassVar[int]
+    SHOWN_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     choice: int
     state: str
@@ -1083,7 +1084,18 @@ class RequestRow(_message.Message):
     images_bytes: int
     images_s: float
     encoders: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, request_id: _Optional[str] = ..., choice: _Optional[int] = ..., state: _Optional[str] = ..., finish_reason: _Optional[str] = ..., prefill_worker: _Optional[str] = ..., decode_worker: _Optional[str] = ..., decision: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., placed_s: _Optional[float] = ..., first_token_s: _Optional[float] = ..., handoff_s: _Optional[float] = ..., finished_s: _Optional[float] = ..., tpot_s: _Optional[float] = ..., itl_max_s: _Optional[float] = ..., transport: _Optional[str] = ..., kv_bytes: _Optional[int] = ..., transfer_s: _Optional[float] = ..., exposed_s: _Optional[float] = ..., age_s: _Optional[float] = ..., epoch: _Optional[int] = ..., migrations: _Optional[int] = ..., frozen_s: _Optional[float] = ..., moves: _Optional[_Iterable[_Union[MoveRow, _Mapping]]] = ..., images: _Optional[int] = ..., images_cached: _Optional[int] = ..., images_bytes: _Optional[int] = ..., images_s: _Optional[float] = ..., encoders: _Optional[_Iterable[str]] = ...) -> None: ...
+    shown: _containers.RepeatedCompositeFieldContainer[ShownRow]
+    def __init__(self, request_id: _Optional[str] = ..., choice: _Optional[int] = ..., state: _Optional[str] = ..., finish_reason: _Optional[str] = ..., prefill_worker: _Optional[str] = ..., decode_worker: _Optional[str] = ..., decision: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., placed_s: _Optional[float] = ..., first_token_s: _Optional[float] = ..., handoff_s: _Optional[float] = ..., finished_s: _Optional[float] = ..., tpot_s: _Optional[float] = ..., itl_max_s: _Optional[float] = ..., transport: _Optional[str] = ..., kv_bytes: _Optional[int] = ..., transfer_s: _Optional[float] = ..., exposed_s: _Optional[float] = ..., age_s: _Optional[float] = ..., epoch: _Optional[int] = ..., migrations: _Optional[int] = ..., frozen_s: _Optional[float] = ..., moves: _Optional[_Iterable[_Union[MoveRow, _Mapping]]] = ..., images: _Optional[int] = ..., images_cached: _Optional[int] = ..., images_bytes: _Optional[int] = ..., images_s: _Optional[float] = ..., encoders: _Optional[_Iterable[str]] = ..., shown: _Optional[_Iterable[_Union[ShownRow, _Mapping]]] = ...) -> None: ...
+
+class ShownRow(_message.Message):
+    __slots__ = ("encoder", "tokens", "known")
+    ENCODER_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    encoder: str
+    tokens: int
+    known: bool
+    def __init__(self, encoder: _Optional[str] = ..., tokens: _Optional[int] = ..., known: _Optional[bool] = ...) -> None: ...
 
 class MoveRow(_message.Message):
     __slots__ = ("at_s", "from_worker", "to_worker", "how", "why", "bytes", "frozen_s", "at_token")
