@@ -1,11 +1,13 @@
-"""`sluice profile`: measure what this machine's engine takes for its steps, and store samples and curve as JSON.
+"""`sluice profile`: measure what an engine's steps take, and store samples and curve as JSON.
 
-Builds the engine as `sluice worker` would (a model, or an emulated GPU), drives it through a grid of loads for
-a while, fits the curve to one part of the steps and says how far it is off on the others. A worker starts
-from the file with `gpu.profile`. Next: `engine_drive.py`.
+Of this machine: builds the engine as `sluice worker` would (a model, or an emulated GPU) and drives it through a
+grid of loads for a while. With `--worker`, of a running platform's worker: from the steps it reports while it serves.
+Fits the curve to one part of the steps and says how far it is off on the others. A worker starts
+from the file with `gpu.profile`. Next: `engine_drive.py`, `worker_steps.py`.
 """
 
 import argparse
+import contextlib
 import importlib
 import random
 import time
@@ -13,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol, cast
 
+import grpc
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -20,11 +23,14 @@ from sluice.capacity import profile_file
 from sluice.capacity.curve_fit import fit
 from sluice.capacity.profile_file import Profile
 from sluice.capacity.profile_grid import Trial
+from sluice.cli import worker_steps
+from sluice.cli.admin_call import add_router_argument, admin
 from sluice.cli.built_engine import BuiltEngine
 from sluice.cli.engine_drive import Sample, drive, trials_for
 from sluice.cli.fleet_options import DEMO_MODEL
 from sluice.config.worker import EngineConfig, GpuConfig, WorkerConfig
 from sluice.errors import ConfigError
+from sluice.wire.gen import sluice_pb2 as pb
 
 SECONDS_MAX: Final = 3600.0
 HELD_OUT_EVERY: Final = 5  # of five steps one is not fitted to, but predicted
@@ -37,6 +43,11 @@ class _Builder(Protocol):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sluice profile`."""
+    parser.add_argument(
+        "--worker", default="", metavar="NAME", help="measure this worker of a running platform instead"
+    )
+    add_router_argument(parser)
+    parser.add_argument("--load", action="store_true", help="with --worker: send it requests of all sizes meanwhile")
     parser.add_argument("--model", default=str(DEMO_MODEL), help="directory of a model (default: the demo model)")
     parser.add_argument("--emulate", default="", metavar="SHAPE", help="an emulated GPU instead, serving this shape")
     parser.add_argument("--gpu", default="", metavar="CLASS", help="the GPU's class; default: by the device's name")
@@ -54,30 +65,49 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, fit, store, say what came out."""
     if not 0.0 < arguments.seconds <= SECONDS_MAX:
         raise ConfigError(f"--seconds: is {arguments.seconds:g}; use more than 0, at most {SECONDS_MAX:.0f}")
-    config = _config(arguments)
-    name = "emulated_engine" if config.emulate else "model_engine"
-    built = cast("_Builder", importlib.import_module(f"sluice.cli.{name}")).build_engine(config)
     console = Console()
-    try:
-        samples = _measure(built, seconds=arguments.seconds, console=console)
-    finally:
-        if built.memory is not None:
-            built.memory.close()
+    if arguments.worker:
+        row, samples = _watched(arguments, console)
+        facts = row.info.gpu_class or row.info.device, row.info.model, row.info.tensor_parallel
+    else:
+        facts, samples = _driven(arguments, console)
     fitted = [sample for at, sample in enumerate(samples) if at % HELD_OUT_EVERY]
     held_out = samples[::HELD_OUT_EVERY]
-    curve = fit(fitted)
+    gpu_class, model, degree = facts
     profile = Profile(
-        gpu_class=built.standpoint.gpu_class,
-        model=built.facts.name,
-        tensor_parallel=config.gpu.tensor_parallel,
-        curve=curve,
-        samples=tuple(samples),
+        gpu_class=gpu_class, model=model, tensor_parallel=degree, curve=fit(fitted), samples=tuple(samples)
     )
     profile_file.write(arguments.out, profile)
     for line in summary(profile, held_out):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"written to {arguments.out}; a worker starts from it with gpu.profile", soft_wrap=True)
     return 0
+
+
+def _watched(arguments: argparse.Namespace, console: Console) -> tuple[pb.WorkerRow, list[Sample]]:
+    """The steps a running worker reports. Raises ConfigError for too few."""
+    samples: list[Sample] = []
+    with admin(arguments.grpc) as stub, grpc.insecure_channel(arguments.grpc) as channel:
+        row = worker_steps.find(stub, arguments.worker)
+        loaded = worker_steps.load(channel, row) if arguments.load else contextlib.nullcontext()
+        with loaded, console.status(f"watching {arguments.worker} for {arguments.seconds:g} s …"):
+            samples += worker_steps.watch(stub, arguments.worker, seconds=arguments.seconds)
+    if len(samples) < STEPS_MIN:
+        raise ConfigError(f"--worker: it reported {len(samples)} steps; send it requests meanwhile, or use --load")
+    return row, samples
+
+
+def _driven(arguments: argparse.Namespace, console: Console) -> tuple[tuple[str, str, int], list[Sample]]:
+    """The steps of an engine built here: its GPU class, its model, its tensor parallelism, and what was measured."""
+    config = _config(arguments)
+    name = "emulated_engine" if config.emulate else "model_engine"
+    built = cast("_Builder", importlib.import_module(f"sluice.cli.{name}")).build_engine(config)
+    try:
+        samples = _measure(built, seconds=arguments.seconds, console=console)
+    finally:
+        if built.memory is not None:
+            built.memory.close()
+    return (built.standpoint.gpu_class, built.facts.name, config.gpu.tensor_parallel), samples
 
 
 def summary(profile: Profile, held_out: Sequence[Sample]) -> list[str]:
