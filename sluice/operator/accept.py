@@ -168,6 +168,11 @@ def _emulation_mistakes(service: AcceptedService) -> list[str]:
         shape_of(emulated.shape)
     except ConfigError as error:
         mistakes.append(f"spec.model.emulated.shape: {error}")
+    mistakes += [
+        f"spec.pools.{pool.name}: an emulated model sees no images; remove the pool, or `spec.model.emulated`"
+        for pool in service.pools
+        if pool.role == "encode"
+    ]
     for pool in service.pools:
         try:
             catalogue.gpu_class(service.emulated_gpu(pool))

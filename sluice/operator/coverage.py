@@ -2,6 +2,8 @@
 
 A worker's requests can move only to ready workers of the same fingerprint that admit their phase.
 Where nobody does, one of them is made mixed first: it keeps what it runs and takes the rest.
+An encode worker may always go: images are looked at in one step, and what waits for the next encoder waits at the
+router. It never takes another role, for it holds another half of the model.
 Next: `pool_plan.py`, which asks.
 """
 
@@ -43,14 +45,15 @@ Verdict = Covered | NeedsHelp | Alone
 
 def may_go(leaver: Member, others: Iterable[Member]) -> Verdict:
     """Whether `others` could take over from `leaver`; those that go themselves must not be among them."""
-    if leaver.stage not in {Stage.READY, Stage.DRAINING} or leaver.role is None:
-        return Covered()  # it serves nobody
+    if leaver.stage not in {Stage.READY, Stage.DRAINING} or leaver.role in {None, Role.ENCODE}:
+        return Covered()  # it serves nobody, or nobody for long
+    assert leaver.role is not None
     peers = [
         other
         for other in others
         if other.pod != leaver.pod
         and other.stage is Stage.READY
-        and other.role is not None
+        and other.role not in {None, Role.ENCODE}
         and other.flip_to is None
         and other.fingerprint == leaver.fingerprint
     ]
@@ -60,6 +63,11 @@ def may_go(leaver: Member, others: Iterable[Member]) -> Verdict:
     # Another node than the leaver's pool would empty next is better, then the least busy.
     helpers = sorted(peers, key=lambda peer: (peer.node_goes, peer.sequences, peer.pod))
     return NeedsHelp(helpers[0]) if helpers else Alone()
+
+
+def token_phases(roles: Iterable[Role]) -> frozenset[Role]:
+    """What a service must do for text, of what its roles do: without encoders only requests with images wait."""
+    return frozenset[Role]().union(*(PHASES[role] for role in roles)) - PHASES[Role.ENCODE]
 
 
 def phases_of(members: Iterable[Member]) -> frozenset[Role]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from sluice.domain.role import Role
-from sluice.operator.coverage import PHASES, Alone, Covered, NeedsHelp, may_go, phases_of
+from sluice.operator.coverage import PHASES, Alone, Covered, NeedsHelp, may_go, phases_of, token_phases
 from sluice.operator.observation import SERVING, Member, Stage
 
 
@@ -160,6 +160,7 @@ class _Desk:
         for short in self.goals.values():
             for rich in self.goals.values():
                 is_kin = rich.name != short.name and rich.kin == short.kin and rich.role is not short.role
+                is_kin = is_kin and Role.ENCODE not in {rich.role, short.role}
                 has_spare = self.strength(rich.name) > rich.replicas and not self.outdated(rich)
                 if is_kin and has_spare and self.strength(short.name) < short.replicas and short.role is not Role.MIXED:
                     self._lend_one(rich, short)
@@ -271,7 +272,7 @@ class _Desk:
             for one in self.staying()
             if one.pod != member.pod and one.stage is Stage.READY and one.fingerprint == member.fingerprint
         ]
-        needed = frozenset[Role]().union(*(PHASES[one.role] for one in self.goals.values() if one.replicas))
+        needed = token_phases(one.role for one in self.goals.values() if one.replicas)
         if needed <= phases_of(others) | PHASES[goal.role] and not self._helps(member):
             self._flip(member, goal.role, why)
 

@@ -107,6 +107,7 @@ def shift(pools: Sequence[PoolLoad], wanted: dict[str, int], ripe: set[str]) -> 
             if pool.name in ripe
             and pool.kin == grower.kin
             and pool.role is not grower.role
+            and Role.ENCODE not in {pool.role, grower.role}
             and wanted[pool.name] == pool.replicas > pool.min
         ]
         if wanted[grower.name] > grower.replicas > 0 and donors:

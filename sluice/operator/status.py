@@ -13,7 +13,7 @@ from sluice.domain.role import Role
 from sluice.operator import names
 from sluice.operator.accept import AcceptedService
 from sluice.operator.actions import Tell
-from sluice.operator.coverage import PHASES, phases_of
+from sluice.operator.coverage import phases_of, token_phases
 from sluice.operator.manifest import LiveObject, Manifest, covers, digest
 from sluice.operator.observation import Member, Observation, Stage
 from sluice.operator.pool_plan import PoolGoal
@@ -209,7 +209,7 @@ def _works_for(member: Member, goal: PoolGoal, plan: ServicePlan) -> bool:
 
 def _available(service: AcceptedService, seen: Observation, plan: ServicePlan) -> Verdict:
     ready = [one for one in plan.members if one.stage is Stage.READY]
-    wanted = frozenset[Role]().union(*(PHASES[goal.role] for goal in plan.goals if goal.replicas))
+    wanted = token_phases(goal.role for goal in plan.goals if goal.replicas)
     missing = sorted(role.value for role in wanted - phases_of(ready))
     if not wanted and service.may_sleep and seen.routers_ready:
         return Verdict("True", "Asleep", "nobody asks, so no worker runs; the next request is held until one does")

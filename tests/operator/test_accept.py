@@ -117,6 +117,12 @@ def test_the_mark_of_a_model_says_nothing_of_fields_that_are_not_given() -> None
     assert accept(body(), NVIDIA).model_mark == digest({}, chars=8)
 
 
+def test_an_emulated_model_has_no_encode_pool() -> None:
+    pools = {"encode": {"gpuClasses": []}, "mixed": {"gpuClasses": []}}
+    with pytest.raises(RefusedSpecError, match=r"spec\.pools\.encode: an emulated model sees no images"):
+        accept(body(model={"emulated": {"shape": "OPT-13B", "gpu": "L4"}}, pools=pools), CLASSES)
+
+
 def test_a_broken_gpu_class_is_left_out_with_its_reason() -> None:
     objects = [
         {"metadata": {"name": "good"}, "spec": {"nodeSelector": {"a": "b"}, "memoryGib": 1, "pricePerHour": 1}},

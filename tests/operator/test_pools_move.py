@@ -157,6 +157,28 @@ def test_workers_of_a_node_with_a_spot_notice_are_drained_at_once(trial: Trial) 
     assert all(pod["spec"]["nodeName"] == "n2" for pod in trial.world.placed())
 
 
+# ------------------------------------------------------------ encode workers
+
+
+def test_encode_workers_are_replaced_like_others_and_never_take_another_role(trial: Trial) -> None:
+    pools: dict[str, Any] = {"encode": {}, "prefill": {}, "decode": {}}
+    ref = serving(trial, pools=pools)
+    (old,) = trial.worker_pods("encode")
+    trial.edit(ref, drain={"deadlineSeconds": 45})
+    for _ in range(200):
+        trial.step(ref)
+        for phase in (Role.PREFILL, Role.DECODE):
+            assert any(worker.admits(phase) for worker in trial.world.workers.values()), phase
+        for pod in trial.worker_pods("encode"):
+            assert pod not in trial.world.workers or trial.world.workers[pod].role is Role.ENCODE
+        if trial.condition(ref, "Progressing")["reason"] == "Settled" and old not in trial.worker_pods():
+            break
+    (new,) = trial.worker_pods("encode")
+    assert new != old
+    roles = sorted(worker.role.value for worker in trial.world.workers.values())
+    assert roles == ["decode", "encode", "prefill"]
+
+
 # ------------------------------------------------------------ rollouts
 
 

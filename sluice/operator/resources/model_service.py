@@ -5,13 +5,14 @@ talks to a cluster. Next: `pool.py` for pools, `service_status.py` for what the 
 checks that need other objects.
 """
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 from pydantic import Field
 
 from sluice.operator.resources.part import Part, Rule
 from sluice.operator.resources.pool import PoolSpec
 
+NOT_DECODING: Final = frozenset({"encode", "prefill"})
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 
 
@@ -230,14 +231,15 @@ class ModelServiceSpec(Part):
         ),
         Rule(
             field="pools",
-            cel="self.pools.all(name, has(self.pools[name].role) || name in ['prefill', 'decode', 'mixed'])",
-            message="has a pool without `role` whose name is no role; give it `role: prefill`, `decode` or `mixed`",
+            cel="self.pools.all(name, has(self.pools[name].role) || name in ['encode', 'prefill', 'decode', 'mixed'])",
+            message="has a pool without `role` whose name is no role; give it `role: prefill`, or another one",
             holds=lambda spec: all(pool.role_as(name) is not None for name, pool in spec.pools.items()),
         ),
         Rule(
             field="pools",
-            cel="self.pools.exists(name, (has(self.pools[name].role) ? self.pools[name].role : name) != 'prefill')",
+            cel="self.pools.exists(name, "
+            "!((has(self.pools[name].role) ? self.pools[name].role : name) in ['encode', 'prefill']))",
             message="has no pool that decodes; add `decode: {}` or `mixed: {}`",
-            holds=lambda spec: any(pool.role_as(name) != "prefill" for name, pool in spec.pools.items()),
+            holds=lambda spec: any(pool.role_as(name) not in NOT_DECODING for name, pool in spec.pools.items()),
         ),
     )

@@ -10,9 +10,9 @@ from pydantic import Field
 from sluice.domain.role import Role
 from sluice.operator.resources.part import Part, Rule
 
-RoleName = Literal["prefill", "decode", "mixed"]
+RoleName = Literal["encode", "prefill", "decode", "mixed"]
 ROLE_NAMES: Final[tuple[RoleName, ...]] = get_args(RoleName)
-assert set(ROLE_NAMES) == {role.value for role in Role if role is not Role.ENCODE}, "every role that makes tokens"
+assert set(ROLE_NAMES) == {role.value for role in Role}, "a pool can have every role that a worker can have"
 
 
 class ReplicaBounds(Part):
