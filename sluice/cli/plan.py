@@ -37,6 +37,9 @@ from sluice.simulator.workload import Workload as Trace
 DEGREES: Final = (1, 2, 4, 8)
 SEEDS_MAX: Final = 20
 EXAMPLE: Final = "H100=7.5/h:8,A100=3.7/h:16,L4=0.7/h:32"
+REPLAYED_S: Final = 120.0
+REQUESTS_MIN: Final = 1000
+REQUESTS_MAX: Final = 50_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rounds", type=int, default=ROUNDS_MAX, help="replays at most; 0: none (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="orders of arrival replayed, averaged (%(default)s)")
-    parser.add_argument("--requests", type=int, default=2000, help="of the trace, replayed (%(default)s)")
+    parser.add_argument(
+        "--requests",
+        type=int,
+        help=f"of the trace, replayed (what arrives in {REPLAYED_S:.0f} s; at least {REQUESTS_MIN})",
+    )
     parser.add_argument("--policy", default="joint", choices=sorted(POLICIES), help="placement (%(default)s)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
@@ -99,7 +106,7 @@ def answer_for(arguments: argparse.Namespace, trace: Trace) -> Answer:
     )
     workload = workload_of(trace)
     replay = Replay(
-        trace=trace.first(arguments.requests).at_rate(trace.rate),
+        trace=trace.first(arguments.requests or replayed(trace.rate)).at_rate(trace.rate),
         seeds=range(arguments.seeds),
         policy=partial(make_policy, arguments.policy),
         objective=objective,
@@ -115,6 +122,11 @@ def answer_for(arguments: argparse.Namespace, trace: Trace) -> Answer:
         reliefs=reliefs(plan),
         rivals=rivals(plan, offer),
     )
+
+
+def replayed(rate: float) -> int:
+    """How many requests of a trace to replay: enough time for a queue to grow where there is one."""
+    return min(REQUESTS_MAX, max(REQUESTS_MIN, round(rate * REPLAYED_S)))
 
 
 def kinds_of(supply: Supply, shape: ModelShape, source: StepSource, *, degree_max: int) -> list[ReplicaKind]:
@@ -199,7 +211,7 @@ def _check(arguments: argparse.Namespace) -> None:
     }
     for name, (low, high) in bounds.items():
         value = getattr(arguments, name)
-        if not low <= value <= high:
+        if value is not None and not low <= value <= high:
             raise ConfigError(f"--{name}: is {value}; give {low} to {high}")
     if arguments.tensor_parallel_max not in DEGREES:
         raise ConfigError(f"--tensor-parallel-max: is {arguments.tensor_parallel_max}; give one of {DEGREES}")

@@ -10,6 +10,7 @@ import yaml
 from sluice.cli import plan_arguments
 from sluice.cli.main import main
 from sluice.cli.objectives import parse_objective
+from sluice.cli.plan import replayed
 from sluice.errors import ConfigError
 from sluice.operator.resources.model_service import ModelServiceSpec
 
@@ -110,3 +111,8 @@ def test_planning_needs_neither_torch_nor_a_cluster() -> None:
         "import sluice.cli.plan, sys; sys.exit(any(name in sys.modules for name in ('torch', 'kopf', 'kubernetes')))"
     )
     assert subprocess.run([sys.executable, "-c", check], check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize(("rate", "requests"), [(0.1, 1000), (58.7, 7044), (1e6, 50_000)])
+def test_a_replay_lasts_two_minutes_unless_told_otherwise(rate: float, requests: int) -> None:
+    assert replayed(rate) == requests
