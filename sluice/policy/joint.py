@@ -14,23 +14,21 @@ Next: `worth.py`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from sluice.policy.fit import Fit, fit
 from sluice.policy.fleet_table import PREFILL_BIT, FleetTable, FloatColumn, IntColumn
 from sluice.policy.policy import Ask, Candidate, Flip, Move, Placed, Running, Unplaced
+from sluice.policy.residents import Residents
 from sluice.policy.worth import Weights, Worth, weigh
 
 PAIRED: Final = 4
 """Workers of each phase that are weighed against each other."""
 
 EXPLAINED: Final = 3
-SHARE_WINDOW_S: Final = 10.0
-"""How long a prompt counts towards its worker's share of time spent on prompts."""
-
 HANDOFF_S: Final = 0.005
 """What a handoff takes whatever its length: reservation, commit, one step."""
 
@@ -50,6 +48,41 @@ _BINDING: Final = {
 }
 
 
+class _Way(NamedTuple):
+    """A pair with its cost; ways sort by it."""
+
+    cost: float
+    prefill: int
+    decode: int
+    link: float  # what the handoff costs, within `cost`
+    off_role: float  # what a worker of another role costs, within `cost`
+
+
+class _Source(NamedTuple):
+    """One worker's part of a cost, if it computes the prompt."""
+
+    prompt: float
+    late: float
+    ahead: float
+    beside: float
+
+    @classmethod
+    def at(cls, slot: int, worth: Worth) -> "_Source":
+        return cls(worth.prompt.item(slot), worth.late.item(slot), worth.ahead.item(slot), worth.beside.item(slot))
+
+
+class _Target(NamedTuple):
+    """One worker's part of a cost, if it decodes."""
+
+    output: float
+    slow: float
+    beside: float
+
+    @classmethod
+    def at(cls, slot: int, worth: Worth) -> "_Target":
+        return cls(worth.output.item(slot), worth.slow.item(slot), worth.beside.item(slot))
+
+
 class Joint:
     """See the module."""
 
@@ -58,8 +91,7 @@ class Joint:
     def __init__(self, weights: Weights | None = None, *, split_tokens_min: int = SPLIT_TOKENS_MIN) -> None:
         self._weights = weights or Weights()
         self._split_tokens_min = split_tokens_min
-        self._prompt_s = np.zeros(0)  # by slot: seconds of prompts placed lately, fading
-        self._faded_s = 0.0
+        self._residents = Residents()
 
     def place(
         self, ask: Ask, fleet: FleetTable, cached_tokens: Mapping[int, int], *, now_s: float
@@ -69,55 +101,25 @@ class Joint:
         if isinstance(found, Unplaced):
             return found
         cached = _cached(ask, fleet, cached_tokens)
-        worth = weigh(ask, fleet, cached, self._shares(fleet, now_s), self._weights)
-        prompt, output, latency = worth.prompt, worth.output, self._weights.latency
-        pairs = _pairs(ask, found, worth, latency)
-        prefill, decode = pairs
-        link = self._link(ask, fleet, pairs, cached)
-        late, slow = worth.late[prefill], worth.slow[decode]
-        # Misses of one request count once: what is late anyway cannot be missed again by being slow.
-        total = prompt[prefill] + output[decode] + link - np.minimum(late * slow, late)
-        # A prompt slows those that decode beside it, so its worker's sequences count as well.
-        total += latency * worth.ahead[prefill] * np.maximum(worth.beside[prefill], worth.beside[decode])
-        # A worker that is there to decode computes a prompt itself where that is less than a handoff costs.
-        per_token = self._weights.latency * HANDOFF_S / (ask.slo.tpot_s * max(1, self._split_tokens_min))
-        off_role = per_token * (fleet.role_bits[prefill] & PREFILL_BIT == 0) * (ask.prompt_tokens - cached[prefill])
-        total += off_role
-        if fleet.severed:
-            both = zip(prefill.tolist(), decode.tolist(), strict=True)
-            total[[not fleet.can_send(source, target) for source, target in both]] = np.inf
-        # A sliver by seed, so that equals are not always the first.
-        total += (prefill * 31 + decode * 17 + ask.seed % 101 * 7) % 101 * SPREAD
-        order = total.argsort()[:EXPLAINED].tolist()
-        by, to = prefill.item(order[0]), decode.item(order[0])
-        candidates = tuple(
-            _candidate(
-                worth,
-                (prefill.item(at), decode.item(at)),
-                cost=total.item(at),
-                link=link.item(at),
-                off_role=off_role.item(at),
-                latency=latency,
-                waited_s=ask.waited_s,
-            )
-            for at in order
+        self._residents.fade(rows=fleet.rows, now_s=now_s)
+        worth = weigh(ask, fleet, cached, self._residents, self._weights)
+        pairs = _pairs(ask, found, worth, self._weights.latency)
+        ways = sorted(self._ways(ask, fleet, worth, pairs, cached))[:EXPLAINED]
+        best = ways[0]
+        candidates = tuple(_candidate(worth, way, self._weights.latency, ask.waited_s) for way in ways)
+        if ask.resident is None and ask.slo.give_up_s < math.inf:
+            refused = _refused(ask, candidates)
+            if refused:
+                return refused
+        self._residents.placed(
+            ask.slo, prefill=best.prefill, decode=best.decode, prompt_s=worth.work_s.item(best.prefill)
         )
-        ttft_s = candidates[0].ttft_s
-        if ttft_s > ask.slo.give_up_s and ask.resident is None:
-            return Unplaced(
-                reason=f"the first token would take {ttft_s:.3g} s, the limit is {ask.slo.give_up_s:g} s",
-                is_final=True,
-                retry_after_s=max(1.0, ttft_s - ask.slo.ttft_s),
-                binding="ttft",
-                candidates=candidates,
-            )
-        self._prompt_s[by] += worth.work_s.item(by)
-        matched = int(cached.item(by))
+        matched = int(cached.item(best.prefill))
         return Placed(
-            prefill=by,
-            decode=to,
+            prefill=best.prefill,
+            decode=best.decode,
             cached_tokens=matched,
-            reason=_reason(fleet, candidates[0], cached_tokens=matched, weighed=len(total)),
+            reason=_reason(fleet, candidates[0], cached_tokens=matched, weighed=len(pairs)),
             binding=_binding(candidates),
             candidates=candidates,
         )
@@ -126,43 +128,59 @@ class Joint:
         """Nothing moves: drains and operators do that."""
         return ()
 
-    def _shares(self, fleet: FleetTable, now_s: float) -> FloatColumn:
-        """The part of its time each worker spent on prompts lately."""
-        if len(self._prompt_s) < fleet.rows:
-            self._prompt_s = np.concatenate([self._prompt_s, np.zeros(2 * fleet.rows - len(self._prompt_s))])
-        if now_s > self._faded_s:
-            self._prompt_s *= math.exp(-(now_s - self._faded_s) / SHARE_WINDOW_S)
-            self._faded_s = now_s
-        shares: FloatColumn = self._prompt_s[: fleet.rows] / SHARE_WINDOW_S
-        return shares
+    def _ways(
+        self, ask: Ask, fleet: FleetTable, worth: Worth, pairs: Sequence[tuple[int, int]], cached: FloatColumn
+    ) -> Iterator[_Way]:
+        """What each pair costs. Numbers, not columns: there are few of them."""
+        latency, slo = self._weights.latency, ask.slo
+        # A worker that is there to decode computes a prompt itself where that is less than a handoff costs.
+        off_role_token = latency * HANDOFF_S / (slo.tpot_s * max(1, self._split_tokens_min))
+        wait_cost = latency / slo.tpot_s + slo.miss_cost / (slo.ttft_s + ask.output_tokens_expected * slo.tpot_s)
+        sources = {slot: _Source.at(slot, worth) for slot, _ in pairs}
+        targets = {slot: _Target.at(slot, worth) for _, slot in pairs}
+        for prefill, decode in pairs:
+            link = 0.0
+            if prefill != decode:
+                if not fleet.can_send(prefill, decode):
+                    continue
+                link = wait_cost * _handoff_s(ask, fleet, prefill, decode, cached.item(decode))
+            source, target = sources[prefill], targets[decode]
+            # Misses of one request count once: what is late anyway cannot be missed again by being slow.
+            cost = source.prompt + target.output - source.late * min(target.slow / slo.miss_cost, 1.0) + link
+            # A prompt slows those that decode beside it, so its worker's sequences count as well.
+            cost += latency * source.ahead * max(source.beside, target.beside)
+            off_role = 0.0
+            if not int(fleet.role_bits.item(prefill)) & PREFILL_BIT:
+                off_role = off_role_token * (ask.prompt_tokens - cached.item(prefill))
+            # A sliver by seed, so that equals are not always the first.
+            sliver = (prefill * 31 + decode * 17 + ask.seed % 101 * 7) % 101 * SPREAD
+            yield _Way(cost + off_role + sliver, prefill, decode, link, off_role)
 
-    def _link(
-        self, ask: Ask, fleet: FleetTable, pairs: tuple[IntColumn, IntColumn], cached: FloatColumn
-    ) -> FloatColumn:
-        """The second token waits for what of the prompt's KV the decode worker lacks."""
-        prefill, decode = pairs
-        link = np.minimum(fleet.link_bytes_per_s[prefill], fleet.link_bytes_per_s[decode])
-        is_split = prefill != decode
-        is_known = is_split * (link > 0.0)
-        moved = (ask.prompt_tokens - cached[decode]) * (is_known * float(fleet.kv_token_bytes))
-        wait_s = moved / (link + (1.0 - is_known)) + HANDOFF_S * is_split
-        slo = ask.slo
-        whole_s = slo.ttft_s + ask.output_tokens_expected * slo.tpot_s
-        waits: FloatColumn = wait_s * (self._weights.latency / slo.tpot_s + slo.miss_cost / whole_s)
-        return waits
+
+def _handoff_s(ask: Ask, fleet: FleetTable, prefill: int, decode: int, cached_tokens: float) -> float:
+    """The second token waits for what of the prompt's KV the decode worker lacks."""
+    speed = min(fleet.link_bytes_per_s.item(prefill), fleet.link_bytes_per_s.item(decode))
+    moved = (ask.prompt_tokens - cached_tokens) * fleet.kv_token_bytes
+    return HANDOFF_S + (moved / speed if speed > 0.0 else 0.0)
 
 
-def _candidate(
-    worth: Worth,
-    pair: tuple[int, int],
-    *,
-    cost: float,
-    link: float,
-    off_role: float,
-    latency: float,
-    waited_s: float,
-) -> Candidate:
-    prefill, decode = pair
+def _refused(ask: Ask, candidates: Sequence[Candidate]) -> Unplaced | None:
+    """Early refusal, of classes that allow it: too late to be of use, or worth less than what it would spoil."""
+    slo, best = ask.slo, candidates[0]
+    if best.ttft_s > slo.give_up_s:
+        why, binding = f"the first token would take {best.ttft_s:.3g} s, the limit is {slo.give_up_s:g} s", "ttft"
+    elif best.cost > slo.miss_cost:
+        why = f"served, it would cost {best.cost:.2f} of missed objectives, refused {slo.miss_cost:g}"
+        binding = _BINDING[max(best.terms, key=lambda name: best.terms[name])]
+    else:
+        return None
+    retry_after_s = max(1.0, best.ttft_s - slo.ttft_s)
+    return Unplaced(reason=why, is_final=True, retry_after_s=retry_after_s, binding=binding, candidates=candidates)
+
+
+def _candidate(worth: Worth, way: _Way, latency: float, waited_s: float) -> Candidate:
+    cost, prefill, decode, link, off_role = way
+    beside = max(worth.beside.item(prefill), worth.beside.item(decode))
     return Candidate(
         prefill=prefill,
         decode=decode,
@@ -170,7 +188,7 @@ def _candidate(
         tpot_s=worth.tpot_s.item(decode),
         cost=cost,
         terms={
-            "latency": latency * worth.ahead.item(prefill) * max(worth.beside.item(prefill), worth.beside.item(decode)),
+            "latency": latency * worth.ahead.item(prefill) * beside,
             "late": worth.late.item(prefill),
             "slow": worth.slow.item(decode),
             "harm": worth.prompt_harm.item(prefill) + worth.output_harm.item(decode),
@@ -191,29 +209,30 @@ def _cached(ask: Ask, fleet: FleetTable, cached_tokens: Mapping[int, int]) -> Fl
     return column
 
 
-def _pairs(ask: Ask, found: Fit, worth: Worth, latency: float) -> tuple[IntColumn, IntColumn]:
+def _pairs(ask: Ask, found: Fit, worth: Worth, latency: float) -> list[tuple[int, int]]:
     """Which pairs are weighed: the best of each phase crossed, and the best workers for both."""
     if ask.resident is not None:
-        return np.full(len(found.decode), ask.resident), found.decode
-    prompt, output = worth.prompt, worth.output
-    alone = _best(found.decode, prompt + output + latency * worth.ahead * worth.beside)
+        return [(ask.resident, decode) for decode in found.decode.tolist()]
+    ahead, beside = worth.ahead * latency, worth.beside
+    alone = [(slot, slot) for slot in _best(found.decode, worth.prompt + worth.output + ahead * beside)]
     if not len(found.prefill):
-        return alone, alone
+        return alone
     # Each phase beside a middling other one.
-    beside = np.maximum(worth.beside, float(worth.beside[found.decode].mean()))
-    prefill = _best(found.prefill, prompt + latency * worth.ahead * beside)
-    decode = _best(found.decode, output + (latency * float(worth.ahead[found.prefill].mean())) * worth.beside)
-    return (
-        np.concatenate([alone, prefill.repeat(len(decode))]),
-        np.concatenate([alone, decode[np.arange(len(prefill) * len(decode)) % len(decode)]]),
-    )
+    beside_mean, ahead_mean = _mean(beside, found.decode), _mean(ahead, found.prefill)
+    prefill = _best(found.prefill, worth.prompt + ahead * np.maximum(beside, beside_mean))
+    decode = _best(found.decode, worth.output + beside * ahead_mean)
+    return alone + [(source, target) for source in prefill for target in decode if source != target]
 
 
-def _best(slots: IntColumn, costs: FloatColumn) -> IntColumn:
+def _mean(column: FloatColumn, slots: IntColumn) -> float:
+    return float(np.add.reduce(column.take(slots))) / len(slots)
+
+
+def _best(slots: IntColumn, costs: FloatColumn) -> list[int]:
     """The `PAIRED` cheapest; `costs` are of all rows."""
-    if len(slots) <= PAIRED:
-        return slots
-    best: IntColumn = slots[costs[slots].argpartition(PAIRED)[:PAIRED]]
+    if len(slots) > PAIRED:
+        slots = slots.take(costs.take(slots).argpartition(PAIRED)[:PAIRED])
+    best: list[int] = slots.tolist()
     return best
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from sluice.policy.fleet_table import FleetTable, FloatColumn
 from sluice.policy.policy import Ask
+from sluice.policy.residents import TINY_S, Residents
 
 ERROR_MIN: Final = 0.03
 """Added to what the fit says: arrivals are not in it."""
@@ -22,7 +22,6 @@ ERROR_MIN: Final = 0.03
 HALF_LOGISTIC: Final = 0.851
 """0.5 + 0.5 tanh(0.851 z) is the normal distribution within 0.01."""
 
-Matrix = npt.NDArray[np.float64]
 SHARE_MAX: Final = 0.5
 """A worker is never taken to spend more of its time on prompts."""
 
@@ -37,20 +36,22 @@ MEMORY_MARGIN: Final = 0.1
 class Weights:
     """How much everything counts that is not a miss."""
 
-    latency: float = 10.0  # of the prompts before it, in TTFTs, times the sequences beside it, in TPOTs
-    price: float = 0.01  # of the objective's time at the fleet's mean price
-    memory: float = 10.0  # of filling the last tenth of a KV pool
+    latency: float = 0.03  # of the prompts before it, in TTFTs, times the sequences beside it, in TPOTs
+    price: float = 0.01  # of the objective's time at the fleet's highest price
+    memory: float = 1.0  # of filling the last tenth of a KV pool
     stall: float = 0.002  # of one chunk longer than two TPOTs, for each sequence that waits for it
 
 
 class Worth(NamedTuple):
     """Columns over all rows. Only rows that fit mean anything."""
 
+    prompt: FloatColumn  # all that computing the prompt there costs, but for latency
+    output: FloatColumn  # all that decoding there costs
+    ahead: FloatColumn  # prompts to compute there, this one's last, in TTFTs of this GPU
+    beside: FloatColumn  # sequences there, in TPOTs of this GPU
     ttft_s: FloatColumn  # predicted, from now
     tpot_s: FloatColumn
     work_s: FloatColumn  # what the prompt adds to the worker's queue
-    ahead: FloatColumn  # prompts to compute there, this one's last, in TTFTs of this GPU
-    beside: FloatColumn  # sequences there, in TPOTs of this GPU
     late: FloatColumn  # cost of a late first token, of this one only
     slow: FloatColumn  # of slow tokens, of this one only
     prompt_harm: FloatColumn  # to those that decode where the prompt is computed
@@ -59,113 +60,76 @@ class Worth(NamedTuple):
     prompt_price: FloatColumn
     output_price: FloatColumn
 
-    @property
-    def prompt(self) -> FloatColumn:
-        """All that computing the prompt there costs."""
-        return self.late + self.prompt_harm + self.prompt_price
 
-    @property
-    def output(self) -> FloatColumn:
-        """All that decoding there costs."""
-        return self.slow + self.output_harm + self.memory + self.output_price
+def weigh(ask: Ask, fleet: FleetTable, cached: FloatColumn, residents: Residents, weights: Weights) -> Worth:
+    """Every term for every row. `residents` are brought to now.
 
+    An operation on a column takes half a microsecond however few the workers: what can be one operation is.
+    """
+    rows, slo, output = fleet.rows, ask.slo, max(1.0, ask.output_tokens_expected)
+    (
+        _, _, _, waiting, running, queued_tokens, context, free_blocks,
+        blocks, block_tokens, _, batch_max, step_tokens,
+    ) = fleet.ints[:, :rows].astype(np.float64)  # fmt: skip
+    (
+        queued_pairs, base_s, prefill_token_s, pair_s, decode_s, context_token_s, error, _, price,
+    ) = fleet.floats[:, :rows]  # fmt: skip
+    sequences = running + waiting
+    decoding = running * (context > 0.0)
+    without_s = base_s + context_token_s * context
+    step_now_s = without_s + decode_s * decoding
+    room = np.maximum(step_tokens - decoding, 1.0)
+    tokens = ask.prompt_tokens - cached
+    token_s = prefill_token_s + pair_s * (0.5 * (cached + (ask.prompt_tokens + 1.0)))
+    before_it = queued_tokens + tokens
+    prompt_s, chunks = tokens * token_s, np.ceil(tokens / room)
+    ttft_s = queued_tokens * prefill_token_s + queued_pairs * pair_s + prompt_s + np.ceil(before_it / room) * step_now_s
+    work_s = prompt_s + chunks * base_s
 
-def weigh(ask: Ask, fleet: FleetTable, cached: FloatColumn, prompt_share: FloatColumn, weights: Weights) -> Worth:
-    """Every term for every row. `prompt_share` is the part of its time each worker spends on prompts."""
-    seen = _Seen(ask, fleet, cached)
-    slo, output = ask.slo, max(1.0, ask.output_tokens_expected)
-    miss = slo.miss_cost
-
-    # The output: one more sequence in every step. The prompt: in steps that whoever decodes there waits for.
-    own_step_s = seen.decode_s + seen.context_token_s * (ask.prompt_tokens + 0.5 * output)
-    stretch = 1.0 / (1.0 - np.minimum(prompt_share, SHARE_MAX))
-    before_s = seen.step_s * stretch
-    slowed_s = own_step_s * stretch
-    after_s = before_s + slowed_s
-    chunks = np.ceil(seen.tokens / seen.room)
-    work_s = seen.prompt_s + chunks * seen.base_s
-    slowed_by_prompt_s = work_s / output
-    ttft_s = seen.queue_s + seen.prompt_s + np.ceil((seen.queued_tokens + seen.tokens) / seen.room) * seen.now_s
-    chunk_s = seen.now_s + np.minimum(seen.tokens, seen.room) * seen.prefill_token_s
-    predicted = np.array([before_s, after_s, before_s + slowed_by_prompt_s, chunk_s, ttft_s])
-    limits = np.array([[slo.tpot_s], [slo.tpot_s], [slo.tpot_s], [2.0 * slo.tpot_s], [slo.ttft_s - ask.waited_s]])
-    missed_before, missed, missed_stalled, is_long, missed_first = _missed(predicted, seen.error, limits)
-
-    over = np.maximum(0.0, seen.sequences + 1.0 - seen.batch_sequences_max)
-    batch_wait_s = over / seen.batch_sequences_max * (output * after_s)
-    stall = chunks * is_long * weights.stall
-    per_second = weights.price / (max(1e-12, float(seen.price.max())) * slo.ttft_s) * seen.price
-    needed = (ask.prompt_tokens + output) / seen.block_tokens
-    margin = MEMORY_MARGIN * seen.blocks + 1.0
-    memory = np.minimum(np.maximum((margin - seen.free_blocks + needed) / margin, 0.0), 2.0)
-    return Worth(
-        ttft_s=ttft_s,
-        tpot_s=after_s,
-        work_s=work_s,
-        ahead=(seen.queued_tokens + seen.tokens) * (1.0 / slo.ttft_s * seen.token_s),
-        beside=(seen.sequences + 1.0) * (1.0 / slo.tpot_s * (seen.base_s + USUAL_BATCH * own_step_s)),
-        late=miss * missed_first,
-        slow=miss * missed + (miss / slo.ttft_s) * batch_wait_s,
-        prompt_harm=seen.decoding * (miss * (missed_stalled - missed_before) + stall),
-        output_harm=seen.sequences * (miss * (missed - missed_before)),
-        memory=weights.memory * memory,
-        prompt_price=per_second * work_s,
-        output_price=per_second * (output * (own_step_s + seen.base_s / seen.batch_sequences_max)),
-    )
-
-
-class _Seen:
-    """The fleet's columns as numbers, and what follows from them for one sequence."""
-
-    __slots__ = (
-        "base_s",
-        "batch_sequences_max",
-        "block_tokens",
-        "blocks",
-        "context_token_s",
-        "decode_s",
-        "decoding",
-        "error",
-        "free_blocks",
-        "now_s",
-        "prefill_token_s",
-        "price",
-        "prompt_s",
-        "queue_s",
-        "queued_tokens",
-        "room",
-        "sequences",
-        "step_s",
-        "token_s",
-        "tokens",
-    )
-
-    def __init__(self, ask: Ask, fleet: FleetTable, cached: FloatColumn) -> None:
-        (
-            _, _, _, waiting, running, self.queued_tokens, context, self.free_blocks,
-            self.blocks, self.block_tokens, _, self.batch_sequences_max, step_tokens,
-        ) = fleet.ints[:, : fleet.rows].astype(np.float64)  # fmt: skip
-        (
-            queued_pairs, self.base_s, self.prefill_token_s, pair_s, self.decode_s, self.context_token_s,
-            self.error, _, self.price,
-        ) = fleet.floats[:, : fleet.rows]  # fmt: skip
-        self.sequences = running + waiting
-        self.decoding = running * (context > 0.0)
-        without_s = self.base_s + self.context_token_s * context
-        self.step_s = without_s + self.decode_s * self.sequences
-        self.now_s = without_s + self.decode_s * self.decoding
-        self.room = np.maximum(1.0, step_tokens - self.decoding)
-        self.tokens = ask.prompt_tokens - cached
-        mean_context = 0.5 * (cached + (ask.prompt_tokens + 1.0))
-        self.token_s = self.prefill_token_s + mean_context * pair_s
-        self.prompt_s = self.tokens * self.token_s
-        self.queue_s = self.queued_tokens * self.prefill_token_s + queued_pairs * pair_s
-
-
-def _missed(predicted_s: Matrix, error: FloatColumn, limit_s: Matrix) -> Matrix:
-    """How likely durations of these predictions exceed their limits; one prediction per line."""
+    # The output: one more sequence in every step.
+    own_step_s = decode_s + context_token_s * (ask.prompt_tokens + 0.5 * output)
+    stretch = 1.0 / (1.0 - np.minimum(residents.prompt_share(rows), SHARE_MAX))
+    as_is_s = (without_s + decode_s * sequences) * stretch
+    tpot_s = as_is_s + own_step_s * stretch
+    longest_s = step_now_s + np.minimum(tokens, room) * prefill_token_s
+    steps_s = np.array([as_is_s, tpot_s, as_is_s + work_s * (1.0 / output), 0.5 * longest_s])
     steepness = HALF_LOGISTIC / (error + ERROR_MIN)
-    # Free rows predict nothing; a limit that has passed already is missed.
-    z = (1.0 - limit_s / (predicted_s + 1e-9)) * steepness
-    chance: Matrix = 0.5 + 0.5 * np.tanh(z)
+    as_is, slowed, stalled, is_long = residents.missed(slo, steps_s, steepness=steepness, sequences=sequences)
+    late = _chance(ttft_s, slo.ttft_s - ask.waited_s, steepness) * slo.miss_cost
+    slow = _chance(tpot_s, slo.tpot_s, steepness) * slo.miss_cost
+    over = np.maximum(sequences + (1.0 - batch_max), 0.0) / batch_max  # batches that wait to be let in
+    slow += over * tpot_s * (slo.miss_cost * output / slo.ttft_s)
+    prompt_harm = stalled - as_is + chunks * is_long * weights.stall
+    output_harm = slowed - as_is
+    memory = _crowding(free_blocks - (ask.prompt_tokens + output) / block_tokens, blocks) * weights.memory
+    per_second = price * (weights.price / (max(1e-12, price.max()) * slo.ttft_s))
+    prompt_price = per_second * work_s
+    output_price = per_second * (own_step_s + base_s / batch_max) * output
+    return Worth(
+        prompt=late + prompt_harm + prompt_price,
+        output=slow + output_harm + memory + output_price,
+        ahead=before_it * token_s * (1.0 / slo.ttft_s),
+        beside=(sequences + 1.0) * (base_s + own_step_s * USUAL_BATCH) * (1.0 / slo.tpot_s),
+        ttft_s=ttft_s,
+        tpot_s=tpot_s,
+        work_s=work_s,
+        late=late,
+        slow=slow,
+        prompt_harm=prompt_harm,
+        output_harm=output_harm,
+        memory=memory,
+        prompt_price=prompt_price,
+        output_price=output_price,
+    )
+
+
+def _chance(predicted_s: FloatColumn, limit_s: float, steepness: FloatColumn) -> FloatColumn:
+    """How likely a duration of this prediction exceeds its limit; a limit that has passed already is missed."""
+    chance: FloatColumn = np.tanh((1.0 - limit_s / (predicted_s + TINY_S)) * steepness) * 0.5 + 0.5
     return chance
+
+
+def _crowding(left_blocks: FloatColumn, blocks: FloatColumn) -> FloatColumn:
+    """0 where a tenth of the KV pool is left, 1 where nothing is, at most 2."""
+    crowding: FloatColumn = np.minimum(np.maximum(1.0 - left_blocks / (blocks * MEMORY_MARGIN + 1.0), 0.0), 2.0)
+    return crowding

@@ -6,13 +6,13 @@ Next: `instance.py` for what happens inside a replica, `handoffs.py` for what ha
 """
 
 import heapq
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 from sluice.policy.policy import Ask, Placed, Policy, Unplaced
+from sluice.policy.waiting_line import WaitingLine
 from sluice.simulator.encodes import Encodes
 from sluice.simulator.fleet_view import FleetView
 from sluice.simulator.gap_histogram import GapHistogram
@@ -74,7 +74,7 @@ class FleetRun:
         self._versions: list[int] = []  # by slot: which planned end counts
         self._events: list[tuple[float, int, Handler]] = []
         self._scheduled = 0
-        self._pending: deque[SimSequence] = deque()  # waiting for a place
+        self._pending: WaitingLine[SimSequence] = WaitingLine()  # for a place
         self._is_retrying = False
         self._live = 0  # sequences in the fleet or waiting for a place
         self._arrived = 0
@@ -213,13 +213,14 @@ class FleetRun:
         index = self._arrived
         self._arrived += 1
         workload, objective = self._workload, self._options.objective
+        slo = objective.of(workload, index)
         sequence = SimSequence(
             index=index,
             arrival_s=now_s,
             prompt_tokens=int(workload.prompt_tokens[index]),
             output_tokens=max(1, int(workload.output_tokens[index])),
-            slo=objective.slo,
-            deadlines=Deadlines(now_s + objective.slo.ttft_s, objective.slo.tpot_s, objective.itl_s),
+            slo=slo,
+            deadlines=Deadlines(now_s + slo.ttft_s, slo.tpot_s, objective.itl_s),
             hash_ids=workload.hash_ids[index] if workload.hash_ids else (),
             image_tokens=workload.tokens_of_images(index) if self._has_encoders else (),
         )
@@ -236,7 +237,10 @@ class FleetRun:
 
     def embedded(self, sequence: SimSequence, now_s: float) -> None:
         """It needs no encoder any more: place it."""
-        if self._pending or not self._place(sequence, now_s):
+        if self._pending:
+            self._wait(sequence, now_s)
+            self._place_pending(now_s)  # it may be more urgent than all who wait
+        elif not self._place(sequence, now_s):
             self._wait(sequence, now_s)
 
     def _place(self, sequence: SimSequence, now_s: float) -> bool:
@@ -276,7 +280,7 @@ class FleetRun:
         self.wake(prefill, now_s)
 
     def _wait(self, sequence: SimSequence, now_s: float) -> None:
-        self._pending.append(sequence)
+        self._pending.enter(sequence, tokens=sequence.tokens, urgency=sequence.slo.urgency, tenant="")
         if not self._is_retrying:
             self._is_retrying = True
             self.at(now_s + self._options.retry_every_s, self._retry)
@@ -289,12 +293,12 @@ class FleetRun:
             self.at(now_s + self._options.retry_every_s, self._retry)
 
     def _place_pending(self, now_s: float) -> None:
-        """Those who wait, in order, until one cannot be placed."""
+        """Those who wait, in the router's order, until one cannot be placed."""
         for _ in range(min(PLACED_PER_RETRY, len(self._pending))):
-            sequence = self._pending.popleft()
-            if not self._place(sequence, now_s):
-                self._pending.appendleft(sequence)
+            sequence = self._pending.first()
+            if sequence is None or not self._place(sequence, now_s):
                 return
+            self._pending.take_first()
 
     def _end(self, sequence: SimSequence, fate: Fate) -> None:
         self._live -= 1

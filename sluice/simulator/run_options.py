@@ -5,10 +5,13 @@ Facts only. Next: `fleet_run.py`.
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from sluice.domain.slo import STANDARD, SloClass
 from sluice.policy.restraint import RestraintLimits
 from sluice.simulator.encodes import EncodeRules
 from sluice.simulator.instance_spec import InstanceSpec
+from sluice.simulator.workload import FloatColumn, Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +20,18 @@ class Objective:
 
     slo: SloClass = STANDARD
     itl_s: float = 0.2  # limit of a request's P99 gap between tokens
+    classes: tuple[SloClass, ...] = ()  # of a workload whose requests name one, by its number; `slo` for the others
+
+    def of(self, workload: Workload, index: int) -> SloClass:
+        """The class of one request."""
+        return self.classes[workload.slo_class[index]] if self.classes and len(workload.slo_class) else self.slo
+
+    def limits(self, workload: Workload) -> tuple[FloatColumn | float, FloatColumn | float]:
+        """TTFT and TPOT objectives of all requests, by index; one number each where all are of one class."""
+        if not (self.classes and len(workload.slo_class)):
+            return self.slo.ttft_s, self.slo.tpot_s
+        ttft_s = np.array([each.ttft_s for each in self.classes])[workload.slo_class]
+        return ttft_s, np.array([each.tpot_s for each in self.classes])[workload.slo_class]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

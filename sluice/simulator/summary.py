@@ -79,10 +79,11 @@ class Summary:
 
 def meets(result: RunResult, goal: Goal) -> BoolColumn:
     """Which requests meet one goal."""
-    objective, outcome = result.options.objective, result.outcome
+    outcome = result.outcome
+    ttft_s, tpot_s = result.options.objective.limits(result.workload)
     return {
-        Goal.TTFT: lambda: outcome.meets_ttft(objective.slo.ttft_s),
-        Goal.TPOT: lambda: outcome.meets_tpot(objective.slo.tpot_s),
+        Goal.TTFT: lambda: outcome.meets_ttft(ttft_s),
+        Goal.TPOT: lambda: outcome.meets_tpot(tpot_s),
         Goal.DEADLINE: outcome.meets_deadlines,
         Goal.ITL: outcome.meets_itl,
     }[goal]()

@@ -28,6 +28,7 @@ class Workload:
     hash_ids: Sequence[Sequence[int]] = ()  # per request, of the full units of its prompt, chained; () without any
     images: IntColumn = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # per request; empty: no images
     image_tokens: IntColumn = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # of the prompt, per request
+    slo_class: IntColumn = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # number of its class; or empty
 
     def __post_init__(self) -> None:
         sizes = {len(self.arrival_s), len(self.prompt_tokens), len(self.output_tokens)}
@@ -70,6 +71,12 @@ class Workload:
         """Only requests whose prompt and output have at most this many tokens together."""
         return self._select(np.flatnonzero(self.prompt_tokens + self.output_tokens <= total_tokens))
 
+    def with_classes(self, shares: Sequence[float], *, seed: int) -> "Workload":
+        """Every request is given an SLO class, number i with probability `shares[i]`, whatever its lengths."""
+        generator = np.random.default_rng((seed, len(self)))
+        numbers = generator.choice(len(shares), size=len(self), p=np.array(shares) / sum(shares))
+        return replace(self, slo_class=numbers.astype(np.int64))
+
     def resampled(self, seed: int) -> "Workload":
         """Another draw of the same kind: the gaps between arrivals keep their values and their neighbours in
         blocks of about 50 (so that bursts stay), in another order; requests follow likewise unless they share
@@ -100,6 +107,7 @@ class Workload:
             hash_ids=[self.hash_ids[row] for row in rows] if self.hash_ids else (),
             images=self.images[rows] if len(self.images) else self.images,
             image_tokens=self.image_tokens[rows] if len(self.image_tokens) else self.image_tokens,
+            slo_class=self.slo_class[rows] if len(self.slo_class) else self.slo_class,
         )
 
 

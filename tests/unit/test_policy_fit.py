@@ -38,6 +38,7 @@ FLEETS = st.lists(st.tuples(st.sampled_from(list(Role)), ROWS), max_size=6)
 def can_take(fleet: FleetTable, ask: Ask, slot: int) -> bool:
     return bool(
         fleet.is_ready[slot]
+        and fleet.role_bits[slot]  # one that only encodes takes nobody
         and slot not in ask.excluded
         and fleet.sequence_tokens_max[slot] >= ask.prompt_tokens + ask.output_tokens_max
         and fleet.waiting[slot] + fleet.running[slot] < 2 * fleet.batch_sequences_max[slot]
