@@ -13,10 +13,11 @@ import aiohttp
 import grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from sluice.domain.role import Lifecycle, Role
+from sluice.domain.role import Role
 from sluice.errors import NoWorkerError
 from sluice.operator import names
-from sluice.operator.routers import LinkView, RouterReport, Traffic, WorkerView
+from sluice.operator.routers import RouterReport, Traffic, WorkerView
+from sluice.wire import convert
 from sluice.wire.gen import sluice_pb2 as pb
 from sluice.wire.gen import sluice_pb2_grpc as rpc
 
@@ -91,10 +92,12 @@ class RouterCalls:
                 reply = await rpc.AdminStub(channel).GetWorkers(pb.GetWorkersRequest(), timeout=CALL_S_MAX)
             async with self._http.get(f"http://{_host(address)}:{names.PORT_HTTP}/metrics") as answer:
                 text = await answer.text()
+            return [_worker(row, address) for row in reply.workers], traffic(text)
         except (grpc.aio.AioRpcError, aiohttp.ClientError, TimeoutError) as error:
             log.info("router %s does not answer: %s", address, type(error).__name__)
-            return None
-        return [_worker(row, address) for row in reply.workers], traffic(text)
+        except ValueError as error:  # a role or state of another version
+            log.warning("router %s is not understood: %s", address, error)
+        return None
 
 
 def traffic(exposition: str) -> Traffic:
@@ -116,31 +119,7 @@ def _sum(parts: Sequence[Traffic]) -> Traffic:
 
 
 def _worker(row: pb.WorkerRow, address: str) -> WorkerView:
-    info, load = row.info, row.load
-    return WorkerView(
-        worker=info.worker,
-        router=address,
-        role=Role(info.role),
-        lifecycle=Lifecycle(load.lifecycle),
-        fingerprint=info.model_fingerprint,
-        running_sequences=load.running_sequences,
-        waiting_sequences=load.waiting_sequences,
-        waiting_prefill_tokens=load.waiting_prefill_tokens,
-        batch_sequences_max=info.batch_sequences_max,
-        free_blocks=load.free_blocks,
-        blocks=info.blocks,
-        links=tuple(
-            LinkView(
-                sender=info.worker,
-                receiver=link.peer,
-                transport=link.transport,
-                gb_per_s=link.gb_per_s,
-                failed=link.failed,
-                last_error=link.last_error,
-            )
-            for link in load.links
-        ),
-    )
+    return WorkerView(router=address, info=convert.info_from_wire(row.info), load=convert.load_from_wire(row.load))
 
 
 def _host(address: str) -> str:

@@ -7,42 +7,42 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from sluice.domain.load import WorkerInfo, WorkerLoad
 from sluice.domain.role import Lifecycle, Role
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkView:
-    """KV traffic from one worker to another, as the sender tells it."""
-
-    sender: str
-    receiver: str
-    transport: str
-    gb_per_s: float
-    failed: int
-    last_error: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerView:
     """A worker as a router sees it now."""
 
-    worker: str  # its pod's name
     router: str  # address of a router it is connected to: host only
-    role: Role
-    lifecycle: Lifecycle
-    fingerprint: str
-    running_sequences: int = 0
-    waiting_sequences: int = 0
-    waiting_prefill_tokens: int = 0
-    batch_sequences_max: int = 0
-    free_blocks: int = 0
-    blocks: int = 0
-    links: tuple[LinkView, ...] = ()
+    info: WorkerInfo
+    load: WorkerLoad
+
+    @property
+    def worker(self) -> str:
+        """Its pod's name."""
+        return self.info.worker
+
+    @property
+    def role(self) -> Role:
+        """What it admits."""
+        return self.info.role
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        """Where it is in its life."""
+        return self.load.lifecycle
+
+    @property
+    def fingerprint(self) -> str:
+        """Workers of equal ones can take over from each other."""
+        return self.info.model_fingerprint
 
     @property
     def sequences(self) -> int:
         """Sequences that are on it."""
-        return self.running_sequences + self.waiting_sequences
+        return self.load.running_sequences + self.load.waiting_sequences
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

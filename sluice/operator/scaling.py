@@ -155,9 +155,10 @@ def grown(pool: PoolLoad) -> int:
 
 def worker_load(worker: WorkerView, role: Role) -> float:
     """How full one worker is for the work of `role`."""
-    batch = worker.running_sequences / max(1, worker.batch_sequences_max)
-    waiting = worker.waiting_sequences / max(1, worker.batch_sequences_max)
-    kv = 1 - worker.free_blocks / worker.blocks if worker.blocks else 0.0
+    info, load = worker.info, worker.load
+    batch = load.running_sequences / max(1, info.batch_sequences_max)
+    waiting = load.waiting_sequences / max(1, info.batch_sequences_max)
+    kv = 1 - load.free_blocks / info.blocks if info.blocks else 0.0
     line = worker.sequences / PROMPTS_IN_LINE
     match role:
         case Role.PREFILL | Role.ENCODE:
@@ -165,4 +166,4 @@ def worker_load(worker: WorkerView, role: Role) -> float:
         case Role.DECODE:
             return max(batch + waiting, kv)
         case Role.MIXED:
-            return max(batch + waiting, kv, worker.waiting_sequences / PROMPTS_IN_LINE)
+            return max(batch + waiting, kv, load.waiting_sequences / PROMPTS_IN_LINE)

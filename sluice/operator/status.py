@@ -259,17 +259,17 @@ def _trouble(members: Iterable[Member]) -> str:
 
 
 def _links(seen: Observation) -> tuple[LinkStatus, ...]:
-    links = [link for worker in seen.report.workers for link in worker.links]
-    links.sort(key=lambda link: (link.gb_per_s, link.sender, link.receiver))
+    links = [(worker.worker, link) for worker in seen.report.workers for link in worker.load.links]
+    links.sort(key=lambda pair: (pair[1].gb_per_s, pair[0], pair[1].peer))
     return tuple(
         LinkStatus(
-            from_worker=link.sender,
-            to=link.receiver,
+            from_worker=sender,
+            to=link.peer,
             # Old servers take an applied "" for null: a link that has never agreed on one must say so.
             transport=link.transport or "none",
             gb_per_s=float(f"{link.gb_per_s:.2g}"),
             failed=link.failed,
             last_error=link.last_error[:200] or None,
         )
-        for link in links[:LINKS_MAX]
+        for sender, link in links[:LINKS_MAX]
     )

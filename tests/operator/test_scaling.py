@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from operator_trial import Trial, model_service
 
+from sluice.domain.load import WorkerLoad
 from sluice.domain.role import Lifecycle, Role
 from sluice.operator.resources.model_service import ScalingSpec
 from sluice.operator.routers import WorkerView
 from sluice.operator.scaling import Demand, PoolLoad, ScalingState, scale, worker_load
+from sluice.testing.cluster.small_world import worker_view
 
 SPEC = ScalingSpec.model_validate({"upAfterSeconds": 10, "downAfterSeconds": 100})
 BUSY = Demand(inflight=10, ended=100)
@@ -104,17 +106,8 @@ def test_a_steady_load_is_answered_by_growing_or_shrinking_and_never_by_both(
 @given(role=st.sampled_from(Role), running=st.integers(0, 500), free=st.integers(0, 100))
 def test_more_work_is_never_less_load(role: Role, running: int, free: int) -> None:
     def view(running: int, free: int) -> WorkerView:
-        return WorkerView(
-            worker="w",
-            router="r",
-            role=role,
-            lifecycle=Lifecycle.READY,
-            fingerprint="f",
-            running_sequences=running,
-            batch_sequences_max=64,
-            free_blocks=free,
-            blocks=100,
-        )
+        load = WorkerLoad(lifecycle=Lifecycle.READY, running_sequences=running, free_blocks=free)
+        return worker_view("w", role, load, router="r")
 
     assert worker_load(view(running, free), role) <= worker_load(view(running + 1, max(0, free - 1)), role)
 

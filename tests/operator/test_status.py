@@ -5,8 +5,9 @@ from typing import Any
 
 from operator_trial import Trial, model_service
 
+from sluice.domain.ids import BootId, WorkerId
+from sluice.domain.load import LinkLoad
 from sluice.operator import status
-from sluice.operator.routers import LinkView
 from sluice.operator.status import Difference
 
 
@@ -18,8 +19,8 @@ def strings(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-def link(**changes: Any) -> LinkView:
-    plain = LinkView(sender="a", receiver="b", transport="", gb_per_s=0.0, failed=0, last_error="")
+def link(**changes: Any) -> LinkLoad:
+    plain = LinkLoad(peer=WorkerId("b"), peer_boot=BootId("b-1"), transport="")
     return replace(plain, **changes)
 
 

@@ -9,15 +9,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
+from sluice.domain.ids import BootId, WorkerId
+from sluice.domain.load import LinkLoad, WorkerInfo, WorkerLoad
 from sluice.domain.role import Lifecycle, Role
 from sluice.errors import NoWorkerError
 from sluice.operator import names
 from sluice.operator.coverage import PHASES
 from sluice.operator.manifest import Kind, Manifest, Ref
-from sluice.operator.routers import LinkView, RouterReport, Traffic, WorkerView
+from sluice.operator.routers import RouterReport, Traffic, WorkerView
 from sluice.testing.cluster.fake_cluster import FakeCluster
 
 FINGERPRINT = "f00d"
+BATCH_SEQUENCES_MAX = 64
+BLOCKS = 100
+
+
+def worker_view(name: str, role: Role, load: WorkerLoad, *, router: str) -> WorkerView:
+    """A worker of this world as its router tells of it."""
+    info = WorkerInfo(
+        worker=WorkerId(name),
+        boot=BootId(f"{name}-1"),
+        role=role,
+        model="fake",
+        model_fingerprint=FINGERPRINT,
+        kv_address="",
+        block_tokens=16,
+        blocks=BLOCKS,
+        sequence_tokens_max=1024,
+        batch_sequences_max=BATCH_SEQUENCES_MAX,
+        device="cpu",
+    )
+    return WorkerView(router=router, info=info, load=load)
 
 
 @dataclass(slots=True)
@@ -42,7 +64,7 @@ class SmallWorld:
     cluster: FakeCluster = field(init=False)
     workers: dict[str, FakeWorker] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
-    links: tuple[LinkView, ...] = ()  # what every worker says of its links
+    links: tuple[LinkLoad, ...] = ()  # what every worker says of its links
     lost_requests: int = 0
     pods_max: int = 0  # the most worker pods that ever held a place
     cordoned: set[str] = field(default_factory=set)
@@ -58,17 +80,16 @@ class SmallWorld:
         if not addresses:
             return RouterReport()
         views = [
-            WorkerView(
-                worker=name,
+            worker_view(
+                name,
+                worker.role,
+                WorkerLoad(
+                    lifecycle=worker.lifecycle,
+                    running_sequences=worker.sequences,
+                    free_blocks=BLOCKS,
+                    links=self.links,
+                ),
                 router=addresses[0],
-                role=worker.role,
-                lifecycle=worker.lifecycle,
-                fingerprint=FINGERPRINT,
-                running_sequences=worker.sequences,
-                batch_sequences_max=64,
-                free_blocks=100,
-                blocks=100,
-                links=self.links,
             )
             for name, worker in self.workers.items()
         ]
