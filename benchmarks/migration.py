@@ -170,8 +170,7 @@ def companions(channel: grpc.Channel, count: int) -> Iterator[list[list[float]]]
 def drain_quietly(call: Iterator[pb.GenerateEvent], times_s: list[float]) -> None:
     """Read a stream until it is cancelled."""
     with contextlib.suppress(grpc.RpcError):
-        for _ in call:
-            times_s.append(time.perf_counter())
+        times_s.extend(time.perf_counter() for _ in call)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

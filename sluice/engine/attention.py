@@ -64,11 +64,14 @@ def paged_attention(
         else:
             if view.kept is None:
                 group_keys, group_values = _gather(layer, group, view, head_dim)
-            elif view.kept.is_filled:
-                group_keys, group_values = view.kept.extended(layer_index, keys[own], values[own])
             else:
-                rows = view.head_rows[layer.group_layers]
-                group_keys, group_values = view.kept.filled(layer_index, layer.heads, rows)
+                group_keys, group_values = view.kept.extended(
+                    layer_index,
+                    keys[own],
+                    values[own],
+                    heads=layer.heads,
+                    fresh_rows=view.head_rows[layer.group_layers],
+                )
             if is_plain:
                 attended = _attend(group_queries, group_keys, group_values, view.mask, scale)
             else:

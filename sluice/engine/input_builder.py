@@ -6,7 +6,7 @@ tables. Decides only which sequences are padded together (`attention_groups.py`)
 """
 
 from collections.abc import Sequence
-from itertools import chain, pairwise
+from itertools import chain, pairwise, zip_longest
 from typing import Final
 
 import numpy as np
@@ -17,7 +17,7 @@ from sluice.domain.kv import K_AND_V
 from sluice.engine.attention_groups import cut
 from sluice.engine.contract import KvSpan
 from sluice.engine.image_inputs import ImageShape, image_rows, step_positions, token_ids_without_images
-from sluice.engine.kept_keys import KeyKeeper
+from sluice.engine.kept_keys import Decode, KeptKeys, KeyKeeper
 from sluice.engine.kv_cache import KvCache
 from sluice.engine.step_inputs import AttentionGroup, KeyView, StepInputs
 from sluice.engine.step_plan import StepPlan, Work
@@ -50,8 +50,9 @@ class InputBuilder:
         self._dtype = dtype
         self._windows = tuple(windows)
         self._device = cache.device
-        keeper = KeyKeeper(geometry=cache.geometry, dtype=dtype) if cache.device.type == "cpu" else None
-        self._keeper: KeyKeeper | None = keeper
+        self._keeper: KeyKeeper | None = None
+        if cache.device.type == "cpu":
+            self._keeper = KeyKeeper(geometry=cache.geometry, dtype=dtype, windows=self._windows)
         factor = 1 if cache.device.type == "cpu" else GPU_CALL_PAIRS_FACTOR
         self._decode_call_pairs = DECODE_CALL_PAIRS * factor
         self._prefill_call_pairs = PREFILL_CALL_PAIRS * factor
@@ -62,14 +63,15 @@ class InputBuilder:
         prefills = sorted(plan.prefills, key=_shape, reverse=True)
         decode_ends = cut([_shape(work) for work in decodes], call_pairs=self._decode_call_pairs)
         prefill_ends = cut([_shape(work) for work in prefills], call_pairs=self._prefill_call_pairs)
+        decodes, kept = self._arranged(decodes, decode_ends)
         works = decodes + prefills
         cuts = [0, *decode_ends, *(len(decodes) + end for end in prefill_ends)]
         packed = _Packed(works, block_tokens=self._cache.geometry.block_tokens)
         shape = self._image_shape
         sampling = [index for index, work in enumerate(works) if work.samples]
-        groups = tuple(self._group(packed, first, end) for first, end in pairwise(cuts))
-        if self._keeper is not None:
-            self._keeper.end_step()
+        groups = tuple(
+            self._group(packed, first, end, copy) for (first, end), copy in zip_longest(pairwise(cuts), kept)
+        )
         return StepInputs(
             token_ids=self._tensor(packed.tokens if shape is None else token_ids_without_images(packed.tokens))[None],
             positions=self._tensor(
@@ -82,6 +84,15 @@ class InputBuilder:
             held_spans=tuple(_span(work) for work in works if work.sequence.hold),
             images=None if shape is None else image_rows(works, shape, device=self._device),
         )
+
+    def _arranged(self, decodes: list[Work], ends: Sequence[int]) -> tuple[list[Work], list[KeptKeys | None]]:
+        """The decodes of each group in the order of the group's copy, and the copies."""
+        if self._keeper is None:
+            return decodes, []
+        groups = [decodes[first:end] for first, end in pairwise([0, *ends])]
+        placements = self._keeper.arrange([[Decode(work.sequence, work.end) for work in group] for group in groups])
+        ordered = [group[index] for group, placed in zip(groups, placements, strict=True) for index in placed.order]
+        return ordered, [placed.kept for placed in placements]
 
     def forget_kept(self) -> None:
         """Drop copies of keys that may hold NaN."""
@@ -103,8 +114,8 @@ class InputBuilder:
             rows[layers] = self._tensor(((blocks * block_rows + offsets)[:, None] + heads).reshape(-1))
         return rows
 
-    def _group(self, packed: "_Packed", first: int, end: int) -> AttentionGroup:
-        """The group of sequences [first, end) of the packed ones."""
+    def _group(self, packed: "_Packed", first: int, end: int, kept: KeptKeys | None) -> AttentionGroup:
+        """The group of sequences [first, end) of the packed ones, and the copy of their keys, if there is one."""
         counts = packed.counts[first:end]
         begin, queries = int(packed.starts[first]), int(counts.max())
         steps = np.minimum(np.arange(queries), counts[:, None] - 1)  # [sequences, queries]
@@ -119,7 +130,8 @@ class InputBuilder:
         for window in self._windows:
             effective = None if window is None or window >= longest else window
             if effective not in views:
-                views[effective] = self._key_view(packed, first, end, query_positions, effective)
+                copy = kept if effective is None else None
+                views[effective] = self._key_view(packed, first, end, query_positions, window=effective, kept=copy)
             views[window] = views[effective]
         return AttentionGroup(
             first=begin,
@@ -132,7 +144,16 @@ class InputBuilder:
             views=views,
         )
 
-    def _key_view(self, packed: "_Packed", first: int, end: int, query_positions: Ints, window: int | None) -> KeyView:
+    def _key_view(
+        self,
+        packed: "_Packed",
+        first: int,
+        end: int,
+        query_positions: Ints,
+        *,
+        window: int | None,
+        kept: KeptKeys | None,
+    ) -> KeyView:
         """The keys of sequences [first, end), from the block of the first key in the window on."""
         geometry = self._cache.geometry
         starts = np.zeros(end - first, dtype=np.int64)
@@ -144,20 +165,17 @@ class InputBuilder:
             end - first, -1
         )
         mask = self._mask(self._tensor(query_positions), self._tensor(key_positions), window)
-        kept = None
-        if self._keeper is not None and window is None and query_positions.shape[1] == 1:
-            kept = self._keeper.keep(
-                packed.sequences[first:end], packed.ends[first:end].tolist(), keys=key_positions.shape[1]
-            )
-        gathered = columns if kept is None else np.arange(kept.capacity // geometry.block_tokens)[None]
-        is_gathered = kept is None or not kept.is_filled
-        head_rows = self._head_rows(packed.tables[first:end], gathered) if is_gathered else {}
-        return KeyView(head_rows=head_rows, mask=mask, kept=kept)
+        tables = packed.tables[first:end]
+        if kept is None:
+            return KeyView(head_rows=self._head_rows(tables, columns), mask=mask)
+        fresh = [row for run in kept.fresh for row in range(*run)]
+        room = np.arange(kept.capacity // geometry.block_tokens)[None]
+        return KeyView(head_rows=self._head_rows(tables[fresh], room), mask=mask, kept=kept)
 
     def _head_rows(self, tables: Ints, columns: Ints) -> dict[int, torch.Tensor]:
         """Rows of LayerView.heads for `columns` of the block tables; beyond a table's end its last block stands."""
         inside = np.broadcast_to(np.minimum(columns, tables.shape[1] - 1), (len(tables), columns.shape[1]))
-        blocks = np.take_along_axis(tables, inside, axis=1)
+        blocks = np.take_along_axis(tables, inside, axis=1)  # [sequences, columns]
         heads = np.arange(K_AND_V * self._cache.geometry.heads)
         return {
             layers: self._tensor((blocks[:, None, :] * (layers * len(heads)) + heads[:, None]).reshape(-1))

@@ -1,14 +1,16 @@
 """Keeps what a batch of decodes gathered from the pool, so that the next step need not gather it again.
 
 On a CPU, gathering reads and writes every key and value once more than attention needs: a third of
-a decode step. While the same sequences decode together each step adds one token to each, so the
-gathered copy is extended instead. Any change of the batch drops the copy; the pool stays the only
-truth. Never used on a GPU, whose memory is for blocks. Next: `input_builder.py`, the only maker.
+a decode step. While sequences decode together each step adds one token to each, so the gathered
+copy is extended instead. Who joins is gathered, who leaves is forgotten, and the others stay: a
+sequence that moves to another worker costs its company nothing. The pool stays the only truth.
+Never used on a GPU, whose memory is for blocks. Next: `input_builder.py`, the only maker.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from itertools import pairwise
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -22,122 +24,184 @@ KEPT_BYTES_MAX: Final = 1 << 30
 GROWTH_TOKENS: Final = 128
 """Room beyond the longest sequence when a copy is made: how many steps it can last."""
 
+GROWTH_SHARE: Final = 4
+"""A copy has room for one more sequence in so many, and for one at least."""
+
+
+class Decode(NamedTuple):
+    """A sequence that computes its token `end` - 1."""
+
+    sequence: LiveSequence
+    end: int
+
 
 @dataclass(frozen=True, slots=True)
 class KeptKeys:
     """One decode group's copy as one step sees it.
 
-    `layers[i]` is [sequences, 2, heads, capacity, head_dim]. If `is_filled` it holds all tokens but
-    the step's own, whose K goes to `rows` of the copy's token rows and whose V `value_offset` rows
-    further; else the step gathers into it.
+    `layers[i]` is [sequences, 2, heads, capacity, head_dim]. It holds all tokens but the step's
+    own, whose K goes to `rows` of the copy's token rows and whose V `value_offset` rows further.
+    The sequences in the `fresh` runs [first, end) have just come: they are gathered first.
     """
 
     layers: tuple[torch.Tensor, ...]
     keys: int
-    is_filled: bool
+    fresh: tuple[tuple[int, int], ...]
     rows: torch.Tensor  # [sequences * heads]
     value_offset: int
-
-    def extended(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add the step's [sequences, heads, head_dim]; returns all K and V, [sequences, heads, keys, head_dim] each."""
-        copy = self.layers[layer]
-        rows = copy.view(-1, copy.shape[-1])
-        rows.index_copy_(0, self.rows, keys.reshape(-1, copy.shape[-1]))
-        rows[self.value_offset :].index_copy_(0, self.rows, values.reshape(-1, copy.shape[-1]))
-        return copy[:, 0, :, : self.keys], copy[:, 1, :, : self.keys]
 
     @property
     def capacity(self) -> int:
         """Tokens of a sequence there is room for."""
         return self.layers[0].shape[3]
 
-    def filled(self, layer: int, heads: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gather `rows` of the pool's `heads` into a layer's copy, all of its room; returns as `extended` does.
+    def extended(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, *, heads: torch.Tensor, fresh_rows: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gather who is fresh, add the step's [sequences, heads, head_dim]; returns all K and V.
 
-        Straight into the copy, because a sequence that has just moved here waits for this.
+        `fresh_rows` are rows of the pool's `heads` for all the room of the fresh sequences.
+        Each result is [sequences, heads, keys, head_dim].
         """
         copy = self.layers[layer]
-        torch.index_select(heads, 0, rows, out=copy.view(-1, heads.shape[-1]))
+        done = 0
+        for first, end in self.fresh:
+            run = copy[first:end].view(-1, heads.shape[-1])
+            torch.index_select(heads, 0, fresh_rows[done : done + len(run)], out=run)
+            done += len(run)
+        rows = copy.view(-1, copy.shape[-1])
+        rows.index_copy_(0, self.rows, keys.reshape(-1, copy.shape[-1]))
+        rows[self.value_offset :].index_copy_(0, self.rows, values.reshape(-1, copy.shape[-1]))
         return copy[:, 0, :, : self.keys], copy[:, 1, :, : self.keys]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The order in which a group's sequences stand in its copy; no copy if there is no room for one."""
+
+    order: list[int]
+    kept: KeptKeys | None
+
+
+@dataclass(slots=True, eq=False)
 class _Slot:
-    """The copy of the group at one place of the step's order, and whose tokens it holds up to where."""
+    """One group's copy, and whose tokens it holds up to where; `windows` are those whose layers have filled it."""
 
     storage: list[torch.Tensor]  # per layer, flat
-    sequences: list[LiveSequence]
-    ends: list[int]
     capacity: int
+    row_elements: int  # of one sequence in one layer
+    windows: frozenset[int | None]
+    decodes: list[Decode]
+
+    def goes_on(self, group: Sequence[Decode], windows: frozenset[int | None], *, keys: int) -> int:
+        """How many sequences of `group` are here and one token further; 0 if the group has no room here."""
+        if windows != self.windows or keys > self.capacity or len(group) * self.row_elements > self.storage[0].numel():
+            return 0
+        return len(self._rows_of(group))
+
+    def take(self, group: Sequence[Decode]) -> tuple[list[int], list[int]]:
+        """Give every sequence of the group a row: who is here keeps his if it can be.
+
+        Returns which of the group stands in each row, and the rows of those who have just come.
+        """
+        here = self._rows_of(group)
+        order = {row: index for index, row in here.items() if row < len(group)}
+        holes = [row for row in range(len(group)) if row not in order]
+        for index, row in here.items():
+            if row >= len(group):
+                hole = holes.pop(0)
+                order[hole] = index
+                for layer in self.storage:
+                    size = self.row_elements
+                    layer[hole * size : (hole + 1) * size] = layer[row * size : (row + 1) * size]
+        order.update(zip(holes, (index for index in range(len(group)) if index not in here), strict=True))
+        placed = [order[row] for row in range(len(group))]
+        self.decodes = [group[index] for index in placed]
+        return placed, holes
+
+    def _rows_of(self, group: Sequence[Decode]) -> dict[int, int]:
+        """By place in the group, the row of each sequence that is here and one token further."""
+        rows = {decode.sequence: row for row, decode in enumerate(self.decodes)}
+        found = ((index, rows.get(sequence), end) for index, (sequence, end) in enumerate(group))
+        return {index: row for index, row, end in found if row is not None and self.decodes[row].end == end - 1}
 
 
 class KeyKeeper:
-    """The copies of all decode groups. One step uses slots 0, 1, … in order, then calls end_step()."""
+    """The copies of all decode groups, arranged anew in every step."""
 
-    def __init__(self, *, geometry: KvGeometry, dtype: torch.dtype) -> None:
+    def __init__(self, *, geometry: KvGeometry, dtype: torch.dtype, windows: Sequence[int | None]) -> None:
+        """Copies are of all tokens: layers with a sliding window of `windows` use them up to its length."""
         self._geometry = geometry
         self._dtype = dtype
+        self._windows = tuple(windows)
         self._slots: list[_Slot] = []
-        self._used = 0
         self._spare: list[torch.Tensor] = []  # a dropped slot's memory, per layer
 
-    def keep(self, sequences: Sequence[LiveSequence], ends: Sequence[int], *, keys: int) -> KeptKeys | None:
-        """The copy for a group that decodes tokens ends[i] - 1 and attends over `keys`; None if there is no room."""
-        geometry = self._geometry
-        slot = self._slots[self._used] if self._used < len(self._slots) else None
-        is_filled = (
-            slot is not None
-            and keys <= slot.capacity
-            and slot.sequences == list(sequences)
-            and all(end == before + 1 for end, before in zip(ends, slot.ends, strict=True))
-        )
-        if not is_filled:
-            slot = self._make_slot(len(sequences), keys)
-            if slot is None:
-                return None
-        assert slot is not None
-        slot.sequences, slot.ends = list(sequences), list(ends)
-        self._used += 1
-        shape = (len(sequences), K_AND_V, geometry.heads, slot.capacity, geometry.head_dim)
-        size = int(np.prod(shape))
-        places = np.array(ends)[:, None] - 1 + np.arange(geometry.heads) * slot.capacity
-        rows = places + np.arange(len(sequences))[:, None] * (K_AND_V * geometry.heads * slot.capacity)
-        return KeptKeys(
-            layers=tuple(layer[:size].view(shape) for layer in slot.storage),
-            keys=keys,
-            is_filled=is_filled,
-            rows=torch.from_numpy(rows.reshape(-1)),
-            value_offset=geometry.heads * slot.capacity,
-        )
-
-    def end_step(self) -> None:
-        """Forget groups that were not part of this step: their sequences may move on without us."""
-        for slot in self._slots[self._used :]:
+    def arrange(self, groups: Sequence[Sequence[Decode]]) -> list[Placement]:
+        """Where the sequences of this step's groups stand; who is in none of them is forgotten."""
+        wanted = [self._wanted(group) for group in groups]
+        found: list[_Slot | None] = []
+        for group, (keys, windows) in zip(groups, wanted, strict=True):
+            overlaps = [slot.goes_on(group, windows, keys=keys) for slot in self._slots]
+            best = int(np.argmax(overlaps)) if any(overlaps) else None
+            found.append(None if best is None else self._slots.pop(best))
+        for slot in self._slots:
             self._put_by(slot.storage)
-        del self._slots[self._used :]
-        self._used = 0
+        self._slots = [slot for slot in found if slot is not None]
+        placements = []
+        for group, (keys, windows), going_on in zip(groups, wanted, found, strict=True):
+            place = going_on or self._make_slot(len(group), windows, keys=keys)
+            placements.append(self._place(place, group, keys=keys))
+        return placements
 
     def clear(self) -> None:
         """Forget everything, memory included: some of it may be NaN, which masks do not hide."""
         self._slots.clear()
         self._spare = []
 
-    def _make_slot(self, sequences: int, keys: int) -> _Slot | None:
-        """A slot at the current place with room for `keys` and more, in memory that was used before if it can be."""
+    def _wanted(self, group: Sequence[Decode]) -> tuple[int, frozenset[int | None]]:
+        """How many keys a group attends over, and in layers of which windows over all of them."""
+        longest = max(decode.end for decode in group)
+        keys = self._geometry.blocks_for(longest) * self._geometry.block_tokens
+        return keys, frozenset(window for window in self._windows if window is None or window >= longest)
+
+    def _place(self, slot: _Slot | None, group: Sequence[Decode], *, keys: int) -> Placement:
+        geometry, count = self._geometry, len(group)
+        if slot is None:
+            return Placement(list(range(count)), None)
+        order, fresh = slot.take(group)
+        starts = [row for before, row in pairwise([-2, *fresh]) if row != before + 1]
+        ends = [before + 1 for before, row in pairwise([*fresh, -2]) if row != before + 1]
+        row_tokens = K_AND_V * geometry.heads * slot.capacity
+        places = np.array([decode.end - 1 for decode in slot.decodes])[:, None]
+        rows = places + np.arange(geometry.heads) * slot.capacity + np.arange(count)[:, None] * row_tokens
+        shape = (count, K_AND_V, geometry.heads, slot.capacity, geometry.head_dim)
+        size = int(np.prod(shape))
+        kept = KeptKeys(
+            layers=tuple(layer[:size].view(shape) for layer in slot.storage),
+            keys=keys,
+            fresh=tuple(zip(starts, ends, strict=True)),
+            rows=torch.from_numpy(rows.reshape(-1)),
+            value_offset=geometry.heads * slot.capacity,
+        )
+        return Placement(order, kept)
+
+    def _make_slot(self, sequences: int, windows: frozenset[int | None], *, keys: int) -> _Slot | None:
+        """A slot with room for `keys` of each sequence and more, in memory that was used before if it can be."""
+        if not windows:
+            return None
         geometry = self._geometry
-        blocks = geometry.blocks_for(keys + GROWTH_TOKENS)
-        capacity = blocks * geometry.block_tokens
-        elements = sequences * K_AND_V * geometry.heads * capacity * geometry.head_dim
-        if self._used < len(self._slots):
-            self._put_by(self._slots.pop(self._used).storage)
-        storage = self._storage(elements)
+        capacity = geometry.blocks_for(keys + GROWTH_TOKENS) * geometry.block_tokens
+        row_elements = K_AND_V * geometry.heads * capacity * geometry.head_dim
+        more = max(1, sequences // GROWTH_SHARE)
+        storage = self._storage(sequences * row_elements, wished=(sequences + more) * row_elements)
         if storage is None:
             return None
-        slot = _Slot(storage=storage, sequences=[], ends=[], capacity=capacity)
-        self._slots.insert(self._used, slot)
+        slot = _Slot(storage, capacity, row_elements, windows, [])
+        self._slots.append(slot)
         return slot
 
-    def _storage(self, elements: int) -> list[torch.Tensor] | None:
+    def _storage(self, elements: int, *, wished: int) -> list[torch.Tensor] | None:
         """Memory for `elements` of every layer: the spare one if it is large enough, else new. None without room.
 
         New memory costs several times what filling it does: its pages are touched for the first
@@ -149,7 +213,7 @@ class KeyKeeper:
         self._spare = []
         used_bytes = sum(layer.nbytes for slot in self._slots for layer in slot.storage)
         layer_bytes_max = (KEPT_BYTES_MAX - used_bytes) // self._geometry.layers
-        rounded = min(1 << (elements - 1).bit_length(), layer_bytes_max // self._geometry.dtype_bytes)
+        rounded = min(1 << (wished - 1).bit_length(), layer_bytes_max // self._geometry.dtype_bytes)
         if rounded < elements:
             return None
         return [torch.empty(rounded, dtype=self._dtype) for _ in range(self._geometry.layers)]

@@ -23,7 +23,7 @@ class KeyView:
 
     `head_rows[n]` [sequences * 2 * heads * blocks] are rows of LayerView.heads for layers in
     groups of n layers. `mask` [sequences, 1, queries, keys] is added to scores: 0 or -infinity.
-    `kept`, if any, is the copy these keys are gathered into; once it is filled there are no `head_rows`.
+    With `kept`, the copy that has them already, `head_rows` are those of its fresh sequences only.
     """
 
     head_rows: dict[int, torch.Tensor]
