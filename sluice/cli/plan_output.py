@@ -11,10 +11,10 @@ import yaml
 from rich.console import Console
 
 from sluice.cli.tables import Column, show
+from sluice.operator.names import POOL_NAME_CHARS_MAX
 from sluice.planner.plan import Plan, Pool
 from sluice.planner.sensitivity import Relief, Rival
 from sluice.planner.solver import Outcome
-from sluice.planner.throughput import Phase
 from sluice.planner.verification import Round
 
 API_VERSION = "sluice.dev/v1alpha1"
@@ -102,17 +102,16 @@ def as_json(answer: Answer) -> dict[str, object]:
 
 
 def as_model_service(answer: Answer) -> str:
-    """A ModelService that runs the plan. Encode pools are no part of the resource and are left out."""
+    """A ModelService that runs the plan, once it says where the model is."""
     plan = answer.plan
     pools = {
-        f"{pool.phase.value}-{pool.kind.name.lower()}": {
+        _pool_name(pool, number): {
             "role": pool.phase.value,
             "gpuClasses": [pool.kind.gpu.name.lower()],
             "replicas": {"min": pool.replicas, "max": pool.replicas},
             **({"tensorParallel": pool.kind.tensor_parallel} if pool.kind.tensor_parallel > 1 else {}),
         }
-        for pool in plan.pools
-        if pool.phase is not Phase.ENCODE
+        for number, pool in enumerate(plan.pools)
     }
     resource = {
         "apiVersion": API_VERSION,
@@ -130,6 +129,12 @@ def as_model_service(answer: Answer) -> str:
         "# Say under spec.model where the model is; every class named needs a GPUClass.\n"
     )
     return head + yaml.safe_dump(resource, sort_keys=False)
+
+
+def _pool_name(pool: Pool, number: int) -> str:
+    """By phase and class where the operator takes so long a name."""
+    name = f"{pool.phase.value}-{_resource_name(pool.kind.name)}"
+    return name if len(name) <= POOL_NAME_CHARS_MAX else f"{pool.phase.value}-{number}"
 
 
 def _resource_name(model: str) -> str:

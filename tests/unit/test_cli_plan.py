@@ -12,10 +12,13 @@ from sluice.cli.main import main
 from sluice.cli.objectives import parse_objective
 from sluice.cli.plan import replayed
 from sluice.errors import ConfigError
+from sluice.operator.accept import accept, parse
+from sluice.operator.resources.gpu_class import GPUClassSpec
 from sluice.operator.resources.model_service import ModelServiceSpec
 
 TRACE = ["--trace", "synthetic:isl=600,osl=60", "--rate", "30", "--requests", "150", "--seeds", "1", "--rounds", "1"]
 GPUS = ["--gpus", "H100=7.5/h:8,A100=3.7/h:16"]
+GPU = parse(GPUClassSpec, {"nodeSelector": {"gpu": "x"}, "memoryGib": 80, "pricePerHour": 2})
 SLO = ["--slo", "ttft=1s,tpot=50ms"]
 
 
@@ -44,6 +47,9 @@ def test_the_yaml_is_a_model_service_the_operator_takes(capsys: pytest.CaptureFi
     assert not list(spec.broken_rules("spec"))
     assert spec.objectives.tpot_s == 0.05
     assert all(pool.gpu_classes and pool.replicas.min >= 1 for pool in spec.pools.values())
+    resource["metadata"] |= {"namespace": "models", "uid": "u"}
+    classes = {name: GPU for pool in spec.pools.values() for name in pool.gpu_classes or ()}
+    assert len(accept(resource, classes).pools) == len(spec.pools), "names included: prefill-a100-80g would be too long"
 
 
 @pytest.mark.parametrize(
