@@ -73,7 +73,7 @@ async def serve(config: RouterConfig, *, clock: Clock) -> AsyncIterator[RunningR
     fleet = Fleet(expiry_s=config.worker_expiry_s)
     model = _model_name(config)
     observer = Observer(
-        RouterMetrics(queue_requests_max=config.admission.queue_requests_max),
+        RouterMetrics(queue_requests_max=config.admission.queue_requests_max, hold_s=config.admission.hold_s),
         model=model,
     )
     dispatcher = Dispatcher(

@@ -135,6 +135,7 @@ ROUTER_METRICS: Final = (
     MetricSpec(name="sluice_queue_requests_max", kind=_G, meaning="Requests that may wait; more are refused"),
     MetricSpec(name="sluice_inflight_requests", kind=_G, meaning="Requests accepted and not ended"),
     MetricSpec(name="sluice_held_requests", kind=_G, meaning="Requests held because no worker serves yet"),
+    MetricSpec(name="sluice_hold_seconds", kind=_G, meaning="How long they are held at most; 0: they are refused"),
     MetricSpec(name="sluice_goodput_requests", kind=_C, meaning="Completed requests that met every objective"),
     MetricSpec(
         name="sluice_slo_misses",

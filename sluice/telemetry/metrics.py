@@ -55,7 +55,7 @@ class _Instruments:
 class RouterMetrics:
     """Everything one router counts. Any thread may call any method."""
 
-    def __init__(self, *, queue_requests_max: int) -> None:
+    def __init__(self, *, queue_requests_max: int, hold_s: float = 0.0) -> None:
         make = _Instruments(ROUTER_METRICS)
         self._registry = make.registry
         requests, misses = make.counter("sluice_requests"), make.counter("sluice_slo_misses")
@@ -83,6 +83,7 @@ class RouterMetrics:
         self.inflight_requests = make.gauge("sluice_inflight_requests")
         self.held_requests = make.gauge("sluice_held_requests")
         make.gauge("sluice_queue_requests_max").set(queue_requests_max)
+        make.gauge("sluice_hold_seconds").set(hold_s)
 
     def placed(self, kind: PlacementKind, *, queue_s: float) -> None:
         """A sequence got its workers after waiting `queue_s`."""
