@@ -9,13 +9,15 @@ import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from rich.console import Console
 
+from sluice.capacity.encode_curve import datasheet_curve
 from sluice.capacity.gpu_class import GpuClass
 from sluice.capacity.model_shape import ModelShape, shape_of
-from sluice.capacity.roofline import kv_tokens
+from sluice.capacity.roofline import ACTIVATION_BYTES, MEMORY_SHARE, kv_tokens
+from sluice.capacity.vision_shape import VisionShape, vision_shape
 from sluice.cli.objectives import parse_objective
 from sluice.cli.plan_arguments import Supply, parse_gpus, parse_links
 from sluice.cli.plan_output import Answer, as_json, as_model_service, show_answer
@@ -61,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="measured step times, as in `simulate`",
     )
     parser.add_argument("--model", default="Llama-3.1-8B", help="a model shape by name (%(default)s)")
+    parser.add_argument("--vision", default="", help="its vision tower, as in Qwen2-VL: plans for encoding images too")
     parser.add_argument("--attainment", type=float, default=0.99, help="share of requests in time (%(default)s)")
     parser.add_argument("--links", default="", metavar="H100:L4=5GB/s", help="bounds on KV between classes")
     parser.add_argument(
@@ -98,13 +101,16 @@ def answer_for(arguments: argparse.Namespace, trace: Trace) -> Answer:
     supply = parse_gpus(arguments.gpus)
     shape = shape_of(arguments.model)
     _check(arguments)
+    sight = sight_of(arguments.vision, trace)
     target = Target(ttft_s=objective.slo.ttft_s, tpot_s=objective.slo.tpot_s, attainment=arguments.attainment)
     offer = Offer(
-        kinds=kinds_of(supply, shape, StepSource(arguments.profile), degree_max=arguments.tensor_parallel_max),
+        kinds=kinds_of(
+            supply, shape, StepSource(arguments.profile), degree_max=arguments.tensor_parallel_max, sight=sight
+        ),
         gpus_max=supply.gpus_max,
         trunks=parse_links(arguments.links, supply),
     )
-    workload = workload_of(trace)
+    workload = workload_of(trace, sees=sight is not None)
     replay = Replay(
         trace=trace.first(arguments.requests or replayed(trace.rate)).at_rate(trace.rate),
         seeds=range(arguments.seeds),
@@ -129,15 +135,34 @@ def replayed(rate: float) -> int:
     return min(REQUESTS_MAX, max(REQUESTS_MIN, round(rate * REPLAYED_S)))
 
 
-def kinds_of(supply: Supply, shape: ModelShape, source: StepSource, *, degree_max: int) -> list[ReplicaKind]:
-    """Every class at every degree that holds the model; raises ConfigError where none does."""
+class Sight(NamedTuple):
+    """A vision tower, and how many embeddings the trace's images have on average."""
+
+    tower: VisionShape
+    image_tokens: int
+
+
+def sight_of(tower: str, trace: Trace) -> Sight | None:
+    """The tower by name; None for none. Raises ConfigError for one that is unknown, or a trace without images."""
+    if not tower:
+        return None
+    images = int(trace.images.sum())
+    if not images:
+        raise ConfigError(f"--vision: trace {trace.name} has no images; leave it out, or give one that has")
+    return Sight(vision_shape(tower), max(1, int(trace.image_tokens.sum()) // images))
+
+
+def kinds_of(
+    supply: Supply, shape: ModelShape, source: StepSource, *, degree_max: int, sight: Sight | None = None
+) -> list[ReplicaKind]:
+    """Every class at every degree that holds the model, or its tower alone. ConfigError where none holds it."""
     kinds = [
-        _kind(gpu, shape, source, degree)
+        _kind(gpu, shape, source, degree, sight)
         for gpu in supply.classes
         for degree in DEGREES
-        if degree <= degree_max and kv_tokens(gpu, shape, tensor_parallel=degree) > 0
+        if degree <= degree_max and (kv_tokens(gpu, shape, tensor_parallel=degree) > 0 or (degree == 1 and sight))
     ]
-    if not kinds:
+    if not any(kind.kv_tokens for kind in kinds):
         raise ConfigError(
             f"--gpus: no class holds the {shape.weight_bytes / 1e9:.0f} GB of {shape.name} on {degree_max} GPUs; "
             "raise --tensor-parallel-max or name larger GPUs"
@@ -145,18 +170,29 @@ def kinds_of(supply: Supply, shape: ModelShape, source: StepSource, *, degree_ma
     return kinds
 
 
-def workload_of(trace: Trace) -> Workload:
-    """The trace's sizes in buckets, at its rate. Image tokens count as prompt; encoders are not planned for here."""
-    return histogram(trace.prompt_tokens.tolist(), trace.output_tokens.tolist(), rate_per_s=trace.rate)
+def workload_of(trace: Trace, *, sees: bool = False) -> Workload:
+    """The trace's sizes in buckets, at its rate. Image tokens count as prompt; images count where `sees`."""
+    images = trace.images.tolist() if sees else ()
+    return histogram(trace.prompt_tokens.tolist(), trace.output_tokens.tolist(), rate_per_s=trace.rate, images=images)
 
 
-def _kind(gpu: GpuClass, shape: ModelShape, source: StepSource, degree: int) -> ReplicaKind:
+def _kind(gpu: GpuClass, shape: ModelShape, source: StepSource, degree: int, sight: Sight | None) -> ReplicaKind:
+    """With a tower, the KV it displaces is left out; images are shared out over a replica's GPUs."""
+    tokens = kv_tokens(gpu, shape, tensor_parallel=degree)
+    curve = image_s = None
+    if sight is not None:
+        tokens = max(0, tokens - sight.tower.weight_bytes // shape.kv_token_bytes)
+        if sight.tower.weight_bytes <= MEMORY_SHARE * gpu.memory_bytes - ACTIVATION_BYTES:
+            curve = datasheet_curve(gpu, sight.tower).times(1 / degree)
+            image_s = curve.encode_s([sight.image_tokens])
     return ReplicaKind(
         gpu=gpu,
         tensor_parallel=degree,
         model=source.model(gpu, shape, tensor_parallel=degree),
-        kv_tokens=kv_tokens(gpu, shape, tensor_parallel=degree),
+        kv_tokens=tokens,
         kv_token_bytes=shape.kv_token_bytes,
+        encode_image_s=image_s,
+        encode_curve=curve,
     )
 
 

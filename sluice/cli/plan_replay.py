@@ -26,7 +26,7 @@ BLOCK_TOKENS = 16
 REPLICAS_MAX = 2000
 CURVE_JUMPS, MODEL_JUMPS = 4096, 64  # steps over which step time is linear in context
 
-_ROLES = {Phase.PREFILL: Role.PREFILL, Phase.DECODE: Role.DECODE, Phase.MIXED: Role.MIXED}
+_ROLES = {Phase.ENCODE: Role.ENCODE, Phase.PREFILL: Role.PREFILL, Phase.DECODE: Role.DECODE, Phase.MIXED: Role.MIXED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +74,6 @@ def specs_of(plan: Plan) -> list[InstanceSpec]:
     curves: dict[str, StepCurve] = {}
     specs: list[InstanceSpec] = []
     for pool in plan.pools:
-        if pool.phase is Phase.ENCODE:
-            continue  # its share of the TTFT is in the plan; the simulator has no encoders
         if pool.kind.name not in curves:
             curves[pool.kind.name] = _believed(pool.kind)
         specs += [_spec(pool, curves[pool.kind.name])] * pool.replicas
@@ -104,5 +102,6 @@ def _spec(pool: Pool, curve: StepCurve) -> InstanceSpec:
         link_bytes_per_s=kind.link_bytes_per_s,
         gpus=kind.tensor_parallel,
         price_per_h=kind.price_per_h,
+        encode=kind.encode_curve if pool.phase in {Phase.ENCODE, Phase.MIXED} else None,
         jump_steps_max=CURVE_JUMPS if isinstance(kind.model, StepCurve) else MODEL_JUMPS,
     )

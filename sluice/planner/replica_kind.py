@@ -5,6 +5,7 @@ Facts only. Next: `throughput.py`.
 
 from dataclasses import dataclass
 
+from sluice.capacity.encode_curve import EncodeCurve
 from sluice.capacity.gpu_class import GpuClass
 from sluice.capacity.step_model import StepModel
 
@@ -20,7 +21,8 @@ class ReplicaKind:
     kv_token_bytes: int  # KV of one token over all GPUs of the replica: what a handoff moves
     batch_sequences_max: int = 256
     step_tokens: int = 2048  # token budget of one step, chunks of prefill included
-    encode_image_s: float | None = None  # None: cannot encode
+    encode_image_s: float | None = None  # of an image as the workload has them; None: cannot encode
+    encode_curve: EncodeCurve | None = None  # behind it, where it is known
 
     @property
     def name(self) -> str:

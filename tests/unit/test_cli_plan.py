@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -50,6 +51,43 @@ def test_the_yaml_is_a_model_service_the_operator_takes(capsys: pytest.CaptureFi
     resource["metadata"] |= {"namespace": "models", "uid": "u"}
     classes = {name: GPU for pool in spec.pools.values() for name in pool.gpu_classes or ()}
     assert len(accept(resource, classes).pools) == len(spec.pools), "names included: prefill-a100-80g would be too long"
+
+
+MADE = {
+    "chunk-0-trace.csv": "0,20.0,1.0,Gamma,1.0,0.05\n",
+    "chunk-0-dataset.json": json.dumps(
+        {"0": {"text_tokens": "{400: 1.0}", "image_tokens": "{1200: 1.0}", "image_count": "{2: 1.0}",
+               "output_tokens": "{60: 1.0}"}}
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[str]:
+    """Options for a trace of requests with two images each."""
+    for name, text in MADE.items():
+        (tmp_path / name).write_text(text)
+    return ["--trace", str(tmp_path), "--requests", "150", "--seeds", "1", "--rounds", "1", "--model", "Qwen2-7B"]
+
+
+def test_images_are_planned_for_replayed_and_put_into_the_model_service(
+    pictures: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpus = ["--gpus", "H100=7.5/h,RTX-4090=0.6/h", "--vision", "Qwen2-VL", "--rate", "40"]
+    assert main(["plan", "--slo", "ttft=2s,tpot=50ms", *pictures, *gpus, "--json"]) == 0
+    pools = {
+        (pool["phase"], pool["gpu_class"]): pool["replicas"] for pool in json.loads(capsys.readouterr().out)["pools"]
+    }
+    assert pools["encode", "RTX-4090"] >= 1
+    assert main(["plan", "--slo", "ttft=2s,tpot=50ms", *pictures, *gpus, "--rounds", "0", "--yaml"]) == 0
+    spec = ModelServiceSpec.model_validate(yaml.safe_load(capsys.readouterr().out)["spec"])
+    assert not list(spec.broken_rules("spec"))
+    assert [pool.role for pool in spec.pools.values()].count("encode") == 1
+
+
+def test_a_trace_without_images_needs_no_tower(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *SLO, *TRACE, *GPUS, "--vision", "Qwen2-VL"]) != 0
+    assert "has no images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
