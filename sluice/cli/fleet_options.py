@@ -17,6 +17,7 @@ from sluice.policy.joint import Joint
 from sluice.policy.registry import POLICIES
 
 DEMO_MODEL: Final = Path(__file__).resolve().parent.parent / "demo_model"
+POOL_ROLES: Final = ("encode", "prefill", "decode", "mixed")
 DEFAULT_SHAPE: Final = "Llama-3.1-8B"
 EMULATED_BATCH_MAX: Final = 256
 EMULATED_STEP_TOKENS_MAX: Final = 2048
@@ -29,6 +30,13 @@ def add_fleet_arguments(parser: argparse.ArgumentParser, *, prefill: int, decode
     parser.add_argument("--prefill", type=int, default=prefill, metavar="N", help="prefill workers (%(default)s)")
     parser.add_argument("--decode", type=int, default=decode, metavar="N", help="decode workers (%(default)s)")
     parser.add_argument("--mixed", type=int, metavar="N", help="N colocated workers instead")
+    parser.add_argument("--encode", type=int, default=0, metavar="N", help="encode workers, for pictures (%(default)s)")
+    parser.add_argument(
+        "--pools",
+        default="",
+        metavar="ROLE=N,...",
+        help="all of these at once, for example encode=1,prefill=1,decode=1",
+    )
     parser.add_argument("--routers", type=int, default=1, metavar="N", help="routers side by side (%(default)s)")
     parser.add_argument("--policy", choices=[*POLICIES], default=Joint.name, help="who serves what (%(default)s)")
     parser.add_argument("--transport", choices=["auto", "shm", "tcp", "nixl"], default="auto", help="how KV moves")
@@ -61,7 +69,8 @@ def plan_from(arguments: argparse.Namespace, *, http_port: int, grpc_port: int, 
         raise ConfigError(f"--block-tokens: is {block_tokens}; use a multiple of 16")
     if arguments.kv_memory_mib <= 0:
         raise ConfigError(f"--kv-memory-mib: is {arguments.kv_memory_mib}; use a positive number")
-    for role in ("prefill", "decode", "mixed"):
+    _take_pools(arguments)
+    for role in ("encode", "prefill", "decode", "mixed"):
         if (getattr(arguments, role) or 0) < 0:
             raise ConfigError(f"--{role}: is {getattr(arguments, role)}; use 0 or more")
     if arguments.gpu:
@@ -74,6 +83,7 @@ def plan_from(arguments: argparse.Namespace, *, http_port: int, grpc_port: int, 
         prefill=0 if is_mixed else arguments.prefill,
         decode=0 if is_mixed else arguments.decode,
         mixed=arguments.mixed if is_mixed else 0,
+        encode=arguments.encode,
         routers=arguments.routers,
         host=host,
         http_port=http_port,
@@ -83,6 +93,22 @@ def plan_from(arguments: argparse.Namespace, *, http_port: int, grpc_port: int, 
         telemetry=_telemetry(arguments.traces),
         placement=PlacementConfig(policy=arguments.policy),
     )
+
+
+def _take_pools(arguments: argparse.Namespace) -> None:
+    """Have `--pools` stand for the options of each role. Raises ConfigError naming it."""
+    if not arguments.pools:
+        return
+    counts = dict.fromkeys(POOL_ROLES, 0)
+    for word in arguments.pools.split(","):
+        role, equals, count = word.strip().partition("=")
+        if role not in counts or not equals or not count.isdigit():
+            raise ConfigError(f"--pools: '{word}' is no pool; write {', '.join(POOL_ROLES)} as encode=1,prefill=2")
+        counts[role] = int(count)
+    if counts["mixed"] and (counts["prefill"] or counts["decode"]):
+        raise ConfigError("--pools: mixed stands for prefill and decode; give the one or the others")
+    arguments.encode, arguments.prefill, arguments.decode = counts["encode"], counts["prefill"], counts["decode"]
+    arguments.mixed = counts["mixed"] or None
 
 
 def _emulated_plan(arguments: argparse.Namespace, *, http_port: int, grpc_port: int, host: str) -> FleetPlan:

@@ -1,6 +1,7 @@
 """`sluice get workers|requests|fabric|capacity`: what a running platform is doing, as a table or as JSON."""
 
 import argparse
+from collections.abc import Sequence
 from typing import Final
 
 from google.protobuf.json_format import MessageToJson
@@ -103,6 +104,7 @@ def request_columns(reply: pb.GetRequestsReply) -> list[Column]:
         Column("STATE", [f"{row.state} ({row.finish_reason})" if row.finish_reason else row.state for row in rows]),
         Column("PREFILL", [row.prefill_worker for row in rows], spare=1),
         Column("DECODE", [row.decode_worker for row in rows]),
+        *_image_columns(rows),
         Column("PROMPT", [str(row.prompt_tokens) for row in rows], spare=4),
         Column("CACHED", [str(row.cached_tokens) for row in rows], spare=6),
         Column("OUT", [str(row.output_tokens) for row in rows], spare=2),
@@ -112,6 +114,21 @@ def request_columns(reply: pb.GetRequestsReply) -> list[Column]:
         Column("KV MOVED", [moved(row) for row in rows], spare=5),
         Column("AGE", [f"{row.age_s:.0f} s" for row in rows], spare=7),
     ]
+
+
+def _image_columns(rows: Sequence[pb.RequestRow]) -> list[Column]:
+    """Who encoded a request's pictures; no column where nobody showed any."""
+    if not any(row.images for row in rows):
+        return []
+    return [Column("IMAGES", [images(row) for row in rows], spare=2)]
+
+
+def images(row: pb.RequestRow) -> str:
+    """How many, how many of them some encode worker had already, and which encode workers; "-" if none."""
+    if not row.images:
+        return "-"
+    cached = f", {row.images_cached} cached" if row.images_cached else ""
+    return f"{row.images}{cached}: {', '.join(row.encoders)}"
 
 
 def latest_move(row: pb.RequestRow) -> str:

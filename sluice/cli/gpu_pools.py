@@ -17,7 +17,7 @@ from sluice.domain.role import Role as DomainRole
 from sluice.errors import ConfigError
 from sluice.simulator.pool_spec import parse_pools
 
-Role = Literal["prefill", "decode", "mixed"]
+Role = Literal["encode", "prefill", "decode", "mixed"]
 ROLES: Final[Mapping[DomainRole, Role]] = {
     DomainRole.PREFILL: "prefill",
     DomainRole.DECODE: "decode",

@@ -5,6 +5,7 @@ whatever happens. Next: `child.py`.
 """
 
 import dataclasses
+import json
 import os
 import shutil
 import socket
@@ -17,12 +18,13 @@ from typing import Final, Self
 
 import grpc
 
+from sluice.cli.beside import BESIDE
 from sluice.cli.child import Child
 from sluice.cli.gpu_pools import WORKERS_MAX, EmulatedWorker, Role
 from sluice.config import load
 from sluice.config.router import PlacementConfig, RouterConfig
 from sluice.config.telemetry import TelemetryConfig
-from sluice.config.worker import EngineConfig, GpuConfig, TransferConfig, WorkerConfig
+from sluice.config.worker import EngineConfig, GpuConfig, ImagesConfig, TransferConfig, WorkerConfig
 from sluice.errors import ConfigError, NoWorkerError
 from sluice.kv_transfer import memory
 from sluice.wire.gen import sluice_pb2 as pb
@@ -55,6 +57,7 @@ class FleetPlan:
     prefill: int = 1
     decode: int = 1
     mixed: int = 0
+    encode: int = 0  # of a model that sees; 0: whoever computes prompts encodes their pictures beside that
     routers: int = 1  # the second listens two ports above the first, and so on
     host: str = "127.0.0.1"
     http_port: int = 0
@@ -70,15 +73,34 @@ class FleetPlan:
         """What a worker is told of its GPU."""
         return next((each.gpu for each in self.emulated if each.name == worker), GpuConfig())
 
+    @property
+    def sees(self) -> bool:
+        """Whether the model reads pictures, and is not emulated."""
+        path = self.model_path / "config.json"
+        return not self.emulate and path.is_file() and "vision_config" in json.loads(path.read_bytes())
+
+    def images_of(self, role: Role) -> ImagesConfig:
+        """What a worker of this role does with pictures."""
+        return ImagesConfig(encodes=self.sees and not self.encode and role in {"prefill", "mixed"})
+
+    def members(self) -> list[str]:
+        """Every worker that routers will know: encode workers that share a process have names of their own."""
+        named = self.roles()
+        return [
+            *(name for name, _ in named),
+            *(f"{name}{BESIDE}" for name, role in named if self.images_of(role).encodes),
+        ]
+
     def roles(self) -> list[tuple[str, Role]]:
         """Every worker's name and role."""
         if self.emulated:
             return [(worker.name, worker.role) for worker in self.emulated]
         counts: list[tuple[Role, int]] = [("prefill", self.prefill), ("decode", self.decode), ("mixed", self.mixed)]
+        counts.insert(0, ("encode", self.encode))
         workers = [(f"{role}-{i}", role) for role, count in counts for i in range(count)]
         if not 0 < len(workers) <= WORKERS_MAX:
             raise ConfigError(
-                f"{len(workers)} workers asked for; start 1 to {WORKERS_MAX} (--prefill, --decode, --mixed)"
+                f"{len(workers)} workers asked for; start 1 to {WORKERS_MAX} (--encode, --prefill, --decode, --mixed)"
             )
         return workers
 
@@ -156,6 +178,7 @@ class LocalFleet:
             gpu=self.plan.gpu_of(worker),
             engine=dataclasses.replace(self.plan.engine, threads=threads),
             transfer=self.plan.transfer,
+            images=self.plan.images_of(role),
             telemetry=self._telemetry(worker),
         )
         # Idle OpenMP threads that spin would take the cores from the other workers.
@@ -168,11 +191,12 @@ class LocalFleet:
         """
         deadline_s = time.monotonic() + START_S_MAX
         joined: list[str] = []
-        while len(joined) < len(self._workers):
+        expected = set(self.plan.members())
+        while len(joined) < len(expected):
             for child in self.children.values():
                 child.check_alive()
             if time.monotonic() > deadline_s:
-                missing = sorted({name for name, _ in self._workers} - set(joined))
+                missing = sorted(expected - set(joined))
                 raise NoWorkerError(f"not ready after {START_S_MAX:.0f} s: {', '.join(missing)}; see {self.folder}")
             now_joined = self._joined()
             if now_joined != joined:
@@ -251,7 +275,7 @@ class LocalFleet:
 
     def _joined(self) -> list[str]:
         """Workers that are ready at every router."""
-        ready = {worker for worker, _ in self._workers}
+        ready = set(self.plan.members())
         for number in range(len(self.routers)):
             try:
                 rows = self.workers(number)

@@ -47,7 +47,7 @@ def start_with_progress(plan: FleetPlan, console: Console) -> Iterator[LocalFlee
     with LocalFleet(plan) as fleet:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            total = len(plan.roles())
+            total = len(plan.members())
             task = progress.add_task(f"loading {plan.model_name}: 0 of {total} workers", total=total)
 
             def on_progress(joined: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Final, Protocol, cast
 import uvloop
 
 from sluice.cli import worker_process
+from sluice.cli.beside import encoders_beside
 from sluice.cli.built_engine import BuiltEngine
 from sluice.config import load
 from sluice.config.worker import WorkerConfig
@@ -49,8 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
         attributes={"sluice.worker": config.worker},
     )
     try:
-        built = _builder(config).build_engine(config)
-        uvloop.run(worker_process.serve(config, built))
+        workers = [(each, _builder(each).build_engine(each)) for each in (config, *encoders_beside(config))]
+        uvloop.run(worker_process.serve(workers))
         return 0
     finally:
         tracing.shutdown()

@@ -1,4 +1,4 @@
-"""One worker process, put together: engine, transports, stages, links; served until told to stop.
+"""Workers of one process, put together: engine, transports, stages, links; served until told to stop.
 
 The only place that knows all the parts. Order matters: memory before engine, engine before
 transports, everything before the first router hears of us; and the reverse when stopping, with
@@ -17,7 +17,7 @@ from typing import Final
 
 import grpc
 
-from sluice.cli.built_engine import BuiltEngine, terms_of
+from sluice.cli.built_engine import BuiltEngine, embedding_transports, terms_of
 from sluice.cli.embedding_side import EmbeddingSide
 from sluice.clock import SystemClock
 from sluice.config.worker import TransferConfig, WorkerConfig
@@ -222,6 +222,7 @@ class WorkerProcess:
             orphans=len(self._shell.routers.orphans),
             quarantined_bytes=self._mover.quarantined_bytes,
             is_ready=not self._unready(),
+            embeddings=None if self._built.embeddings is None else self._built.embeddings.store.blocks(),
         )
 
     def _unhealthy(self) -> list[str]:
@@ -230,8 +231,11 @@ class WorkerProcess:
         return [*reasons, "the engine has died"] if self._shell.died.done() else reasons
 
 
-async def serve(config: WorkerConfig, built: BuiltEngine) -> None:
-    """Run one worker until SIGTERM or SIGINT, then drain it; a second signal, or a dead engine, ends it at once."""
+async def serve(workers: Sequence[tuple[WorkerConfig, BuiltEngine]]) -> None:
+    """Run workers in this process until SIGTERM or SIGINT, then drain them.
+
+    A second signal, or the end of one of them, ends all at once.
+    """
     signalled, stop = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -240,9 +244,24 @@ async def serve(config: WorkerConfig, built: BuiltEngine) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    made = [(config, _make(config, built)) for config, built in workers]
+    running = [asyncio.create_task(worker.run(stop), name=f"worker {config.worker}") for config, worker in made]
+    draining = asyncio.create_task(_drain_when(signalled, made), name="drain")
+    await asyncio.wait([*running, draining], return_when=asyncio.FIRST_COMPLETED)
+    stop.set()
+    draining.cancel()
+    for outcome in await asyncio.gather(*running, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+
+def _make(config: WorkerConfig, built: BuiltEngine) -> WorkerProcess:
+    """A worker over the transports that this machine has."""
     boot = BootId(secrets.token_hex(8))
     host = config.advertise_host or config.host
     names = config.transfer.transports or default_names(built.region.device)
+    if built.sight is not None:
+        names = embedding_transports(config)
     backends = open_backends(names, boot=boot, host=config.host, advertise_host=host)
     for name, reason in backends.unavailable:
         log.warning("transport %s is not available: %s", name, reason)
@@ -250,13 +269,7 @@ async def serve(config: WorkerConfig, built: BuiltEngine) -> None:
     if (link := built.link) is not None:
         transports = tuple(PacedTransport(transport, link) for transport in transports)
         config = dataclasses.replace(config, transfer=_scaled(config.transfer, link))
-    worker = WorkerProcess(config, built, boot=boot, transports=transports)
-    running = asyncio.create_task(worker.run(stop), name="worker")
-    draining = asyncio.create_task(_drain_when(signalled, worker, deadline_s=config.stop_grace_s), name="drain")
-    await asyncio.wait([running, draining], return_when=asyncio.FIRST_COMPLETED)
-    stop.set()
-    draining.cancel()
-    await running
+    return WorkerProcess(config, built, boot=boot, transports=transports)
 
 
 def _scaled(transfer: TransferConfig, link: LinkModel) -> TransferConfig:
@@ -274,9 +287,9 @@ def _as_emulated(load: LinkLoad, link: LinkModel) -> LinkLoad:
     )
 
 
-async def _drain_when(signalled: asyncio.Event, worker: WorkerProcess, *, deadline_s: float) -> None:
+async def _drain_when(signalled: asyncio.Event, workers: Sequence[tuple[WorkerConfig, WorkerProcess]]) -> None:
     await signalled.wait()
-    await worker.drain(deadline_s=deadline_s)
+    await asyncio.gather(*(worker.drain(deadline_s=config.stop_grace_s) for config, worker in workers))
 
 
 def describe(config: WorkerConfig, built: BuiltEngine, *, boot: BootId, kv_address: str) -> WorkerInfo:

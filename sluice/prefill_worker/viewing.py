@@ -9,6 +9,7 @@ Next: `engine/embedding_store.py`, docs/adr/0014.
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 LOOK_AGAIN_S: Final = 0.25
+BEGUN_MAX: Final = 4096
 
 
 class SilentFabric:
@@ -73,6 +75,7 @@ class Viewing:
         self._boot = boot
         self._patience_s = patience_s
         self._early: list[_Early] = []
+        self._begun: OrderedDict[SequenceId, None] = OrderedDict()  # readers seen here, the latest last
         store.listen(self._on_arrived)
 
     @property
@@ -82,8 +85,20 @@ class Viewing:
 
     def hear(self, message: pb.RouterMessage) -> None:
         """The shell has been told: what came before its reader has one now."""
-        if self._early and message.HasField("start"):
-            self._look_again()
+        if message.HasField("start") and message.start.state.images:
+            self._is_here(SequenceId(message.start.state.sequence))
+            if self._early:
+                self._look_again()
+
+    def _is_here(self, viewer: SequenceId) -> bool:
+        """Whether a reader lives here now; remembers those that do."""
+        if self._shell.epoch_of(viewer) is None:
+            return False
+        self._begun[viewer] = None
+        self._begun.move_to_end(viewer)
+        if len(self._begun) > BEGUN_MAX:
+            self._begun.popitem(last=False)
+        return True
 
     async def run(self) -> None:
         """Look again now and then, until cancelled: readers may begin late, or never."""
@@ -96,7 +111,7 @@ class Viewing:
         now_s = self.now_s()
         for early in waiting:
             assert early.state.viewer is not None
-            if self._shell.epoch_of(early.state.viewer) is not None:
+            if self._is_here(early.state.viewer):
                 self._provide(early.state)
             elif now_s < early.until_s:
                 self._early.append(early)
@@ -106,10 +121,12 @@ class Viewing:
     def _on_arrived(self, state: SequenceState) -> None:
         if state.viewer is None:
             return  # a canary
-        if self._shell.epoch_of(state.viewer) is None:
-            self._early.append(_Early(state, self.now_s() + self._patience_s))
-        else:
+        if self._is_here(state.viewer):
             self._provide(state)
+        elif state.viewer in self._begun:
+            self._store.drop(state.sequence)  # it has left: its prompt was cached, or it ended
+        else:
+            self._early.append(_Early(state, self.now_s() + self._patience_s))
 
     def _provide(self, state: SequenceState) -> None:
         """Hand the embeddings to the engine, which closes them when their reader leaves."""

@@ -7,6 +7,7 @@ nothing else. Next: these two, and `intake.py` for who asks.
 import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from sluice.clock import Clock
@@ -21,6 +22,14 @@ from sluice.router.showings import Reader, Showings
 from sluice.wire.gen import sluice_pb2 as pb
 
 NAME_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What is known of a picture, or will be."""
+
+    found: "ImageLayout | asyncio.Future[ImageLayout]"
+    is_known: bool  # an encode worker needs nothing more than its memory for it
 
 
 class EncodeDesk:
@@ -42,7 +51,7 @@ class EncodeDesk:
         start = embedding_root(root)
         shown = [Shown(name=name_of(data), data=data, field=field, root=start) for field, data in files]
         looking = [self._looking(one) for one in shown]
-        return tuple([await _picture(one, *answer) for one, answer in zip(shown, looking, strict=True)])
+        return tuple([await _picture(one, answer) for one, answer in zip(shown, looking, strict=True)])
 
     def recall(self, name: bytes, *, field: str, root: BlockHash) -> Picture | None:
         """A picture by its file's name, if some encode worker still has its embeddings."""
@@ -52,16 +61,13 @@ class EncodeDesk:
             return None
         return Picture(name=name, data=b"", field=field, layout=layout, is_known=True)
 
-    def _looking(self, shown: Shown) -> "tuple[ImageLayout | asyncio.Future[ImageLayout], bool]":
-        """The layout, if the picture is known; otherwise a look. What no encoder has any more is encoded meanwhile.
-
-        Also whether an encode worker needs nothing more than its memory for it.
-        """
+    def _looking(self, shown: Shown) -> _Answer:
+        """The layout, if the picture is known; otherwise a look. What no encoder has any more is encoded meanwhile."""
         layout, view = self._looks.layout_of(shown.name), self._looks.choose(shown, excluded=frozenset())
         if layout is not None and view is not None and (view.cached or view.prepared):
-            return layout, True
-        answer = self._looks.look(shown)
-        return (answer if layout is None else layout), False
+            return _Answer(layout, is_known=True)
+        looking = self._looks.look(shown)
+        return _Answer(layout or looking, is_known=False)
 
     # ------------------------------------------------------------ prompts
 
@@ -131,10 +137,7 @@ def name_of(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=NAME_BYTES).digest()
 
 
-async def _picture(
-    shown: Shown,
-    answer: "ImageLayout | asyncio.Future[ImageLayout]",
-    is_known: bool,  # noqa: FBT001 - the other half of _looking's answer
-) -> Picture:
-    layout = answer if isinstance(answer, ImageLayout) else await asyncio.shield(answer)
-    return Picture(name=shown.name, data=shown.data, field=shown.field, layout=layout, is_known=is_known)
+async def _picture(shown: Shown, answer: _Answer) -> Picture:
+    found = answer.found
+    layout = found if isinstance(found, ImageLayout) else await asyncio.shield(found)
+    return Picture(name=shown.name, data=shown.data, field=shown.field, layout=layout, is_known=answer.is_known)

@@ -116,8 +116,7 @@ class Flow:
             decode.hold(self.sequence, prefill_tokens=0, context_tokens=context_tokens, now_s=now_s)
             self.decode = decode
         record = self.record
-        record.state = "prefill"
-        record.placed_s = record.placed_s or now_s
+        record.state, record.placed_s = "prefill", record.placed_s or now_s
         record.prefill_worker, record.decode_worker = prefill.name, decode.name
         record.decision = decision.reason
         record.cached_tokens = max(record.cached_tokens, min(decision.cached_tokens, record.prompt_tokens))
@@ -384,6 +383,7 @@ class Flow:
 
     def _emit(self, row: TokenRow, now_s: float) -> None:
         token, finish, logprobs = row
+        self._floor.hide(self)  # its prompt is computed: no image is waited for any more
         if finish is FinishReason.ERROR or finish is FinishReason.CANCELLED:
             self.on_failed(f"worker ended it: {finish.value}", now_s=now_s)
             return

@@ -32,7 +32,7 @@ class FlowMaker:
             request=job.request,
             choice=choice,
             prompt_tokens=len(prompt.tokens),
-            accepted_s=now_s,
+            accepted_s=now_s - job.looked_s,  # the client waits for its pictures too
             images=len(prompt.pictures),
         )
         self._records.add(record)

@@ -6,6 +6,7 @@ them (`encode_desk.py`). Decides nothing about prompts. Next: `intake.py`, who a
 
 from collections.abc import Sequence
 
+from sluice.clock import Clock
 from sluice.domain.ids import BlockHash
 from sluice.errors import InvalidRequestError
 from sluice.router.encode_desk import EncodeDesk
@@ -17,16 +18,21 @@ from sluice.router.picture_source import PictureSource, RememberedPicture
 class Gallery:
     """The pictures of one router's requests."""
 
-    def __init__(self, reader: PictureReader, desk: EncodeDesk) -> None:
+    def __init__(self, reader: PictureReader, desk: EncodeDesk, clock: Clock) -> None:
         self._reader = reader
+        self._now_s = clock.now_s
         self._desk = desk
 
     async def pictures(
         self, sources: Sequence[PictureSource | RememberedPicture], *, root: BlockHash
-    ) -> tuple[Picture, ...]:
-        """The pictures, in order. Raises InvalidRequestError, OverloadedError or NoWorkerError."""
+    ) -> tuple[tuple[Picture, ...], float]:
+        """The pictures, in order, and how many seconds they took.
+
+        Raises InvalidRequestError, OverloadedError or NoWorkerError.
+        """
         if not sources:
-            return ()
+            return (), 0.0
+        started_s = self._now_s()
         remembered = {
             at: self._recall(source, root=root)
             for at, source in enumerate(sources)
@@ -34,7 +40,8 @@ class Gallery:
         }
         files = await self._reader.read([one for one in sources if not isinstance(one, RememberedPicture)])
         seen = iter(await self._desk.pictures([(file.field, file.data) for file in files], root=root))
-        return tuple(remembered[at] if at in remembered else next(seen) for at in range(len(sources)))
+        pictures = tuple(remembered[at] if at in remembered else next(seen) for at in range(len(sources)))
+        return pictures, self._now_s() - started_s
 
     def _recall(self, source: RememberedPicture, *, root: BlockHash) -> Picture:
         picture = self._desk.recall(source.name, field=source.field, root=root)

@@ -141,7 +141,7 @@ class Intake:
             raise NoWorkerError("no worker is connected; start one, or wait until one has loaded the model")
         root = root_hash(model_fingerprint=fingerprint, salt=wishes.tenant)
         self._check_pictures(wishes)
-        pictures = await self._gallery.pictures(pictures_of(wishes), root=root)
+        pictures, looked_s = await self._gallery.pictures(pictures_of(wishes), root=root)
         texts = [self._text(prompt) for prompt in wishes.prompts]
         if sum(map(len, texts)) <= INLINE_CHARS_MAX:
             prompts = self._prompts(texts, wishes.prompts, root, pictures)
@@ -158,6 +158,7 @@ class Intake:
             tenant=wishes.tenant,
             slo=_hurried(self._classes.named(wishes.service_tier), wishes.timeout_s),
             traceparent=wishes.traceparent,
+            looked_s=looked_s,
             next_index=wishes.next_index,
         )
 

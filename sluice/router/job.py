@@ -52,6 +52,7 @@ class Job:
     tenant: str = ""
     slo: SloClass = STANDARD
     traceparent: str = ""
+    looked_s: float = 0.0  # how long encode workers looked at its pictures before it could be accepted
     next_index: tuple[int, ...] = ()  # of a resumed request: how many tokens of each choice the client has
 
     @property

@@ -95,7 +95,7 @@ class Showings:
             self._of.setdefault(reader.sequence, []).append(one)
             view = self._looks.choose(shown, excluded=one.failed)
             if view is not None and (view.cached or view.prepared):
-                reader.record.images_cached += view.cached
+                reader.record.images_cached += view.cached and picture.is_known
                 self._feed(one, Event.LOOKED)
             else:
                 self._look(one)

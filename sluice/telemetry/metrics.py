@@ -5,7 +5,7 @@ instruments on a registry of their own; `exposition()` is the text of `/metrics`
 names and keeps no history. Served by `metrics_server.py`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
 
@@ -221,10 +221,13 @@ class WorkerMetrics:
         self._blocks[BlockState.HELD].set(held)
         self._blocks[BlockState.RESERVED].set(reserved)
 
-    def set_embedding_blocks(self, counts: Mapping[BlockState, int]) -> None:
+    def set_embedding_blocks(self, *, free: int, cached: int, active: int, held: int, reserved: int) -> None:
         """Where every block of the embedding store is now."""
-        for state, gauge in self._embeddings.items():
-            gauge.set(counts[state])
+        self._embeddings[BlockState.FREE].set(free)
+        self._embeddings[BlockState.CACHED].set(cached)
+        self._embeddings[BlockState.ACTIVE].set(active)
+        self._embeddings[BlockState.HELD].set(held)
+        self._embeddings[BlockState.RESERVED].set(reserved)
 
     def picture_prepared(self, *, seconds: float) -> None:
         """A picture is ready for the vision tower, `seconds` after it came."""

@@ -90,7 +90,9 @@ def load(directory: Path) -> Tokenizer:
         vocabulary=files.vocabulary,
         context_tokens=files.context_tokens,
         template=None if files.chat_template is None else ChatTemplate(files.chat_template, files.special_tokens),
-        vision=vision_text.load(directory, backend.token_to_id, _encoder(backend)),
+        vision=vision_text.load(
+            directory, token_of=backend.token_to_id, text_of=backend.id_to_token, encode=_encoder(backend)
+        ),
         defaults=files.defaults,
         has_byte_level_decoder=isinstance(decoder, dict) and decoder.get("type") == "ByteLevel",
     )

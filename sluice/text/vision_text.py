@@ -79,17 +79,15 @@ class VisionText:
         prompt.append(self.marks.fake)
 
 
-def load(directory: Path, token_of: TokenOf, encode: Callable[[str], Sequence[int]]) -> VisionText | None:
+def load(
+    directory: Path, *, token_of: TokenOf, text_of: Callable[[int], str | None], encode: Callable[[str], Sequence[int]]
+) -> VisionText | None:
     """What the model in `directory` says of pictures; None for one that reads text alone. Raises ModelLoadError."""
     config = read_json(directory / "config.json")
     placeholder = config.get("image_token_id", config.get("image_token_index"))
     if "vision_config" not in config or not isinstance(placeholder, int):
         return None
-    text = next((text for text in _PLACEHOLDERS if token_of(text) == placeholder), "the placeholder")
-    return VisionText(placeholder, text, _marks(token_of, encode))
-
-
-_PLACEHOLDERS: Final = ("<image>", "<|image_pad|>")
+    return VisionText(placeholder, text_of(placeholder) or "", _marks(token_of, encode))
 
 
 def _marks(token_of: TokenOf, encode: Callable[[str], Sequence[int]]) -> TileMarks | None:

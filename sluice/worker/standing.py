@@ -120,9 +120,25 @@ class Standing:
         reasons = [*([] if self.admits_work else [f"worker is {self.lifecycle.value}"]), *why]
         return reasons if routers else [*reasons, "no router is connected"]
 
-    def exposition(self, *, leases: int, orphans: int, quarantined_bytes: int, is_ready: bool) -> bytes:
-        """The worker's metrics in Prometheus' format, gauges as of now."""
+    def exposition(
+        self,
+        *,
+        leases: int,
+        orphans: int,
+        quarantined_bytes: int,
+        is_ready: bool,
+        embeddings: BlockCounts | None = None,
+    ) -> bytes:
+        """The worker's metrics in Prometheus' format, gauges as of now; `embeddings` are of a store of them."""
         metrics = self.metrics
+        if embeddings is not None:
+            metrics.set_embedding_blocks(
+                free=embeddings.free,
+                cached=embeddings.cached,
+                active=embeddings.active,
+                held=embeddings.held,
+                reserved=embeddings.reserved,
+            )
         if (blocks := self._blocks) is not None:
             metrics.set_blocks(
                 total=blocks.total,

@@ -115,8 +115,11 @@ class Platform:
     def is_quiet(self, name: str) -> bool:
         worker = self.workers[name]
         blocks = self.built[name].engine.blocks()
+        side = self.built[name].embeddings
+        kept = None if side is None else side.store.blocks()
         return (
             worker.shell.live_sequences == 0
+            and (kept is None or kept.free + kept.cached == kept.total)
             and worker.shell.load().leases == 0
             and blocks.free + blocks.cached == blocks.total
         )

@@ -1,12 +1,14 @@
 """Tiny random vision-language models, pictures, and what generate() says of prompts with them."""
 
 import io
+import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tokenizers
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
@@ -14,16 +16,27 @@ from transformers import AutoModelForImageTextToText
 from sluice.engine.vision.encoder import VisionEncoder
 from sluice.engine.vision.picture import PictureLimits, decode_picture
 from sluice.engine.vision.preprocessor import PreparedImage, Preprocessor
-from sluice.engine.vision.random_vision_models import IMAGE_TOKEN, save_random_vision_model
-from sluice.testing.tiny_tokenizer import make_model_directory
+from sluice.engine.vision.random_vision_models import IMAGE_TOKEN, VOCABULARY, save_random_vision_model
 
 NEW_TOKENS = 12
+PLACEHOLDER = "<|image_pad|>"
+TEMPLATE = (
+    "{% for m in messages %}{% for part in m.content %}"
+    "{% if part.type == 'image' %} <|image_pad|> {% else %} {{ part.text }} {% endif %}"
+    "{% endfor %}{% endfor %} w9"
+)
 
 
 def make_vision_model(directory: Path, family: str) -> Path:
-    """A random model of one family with a small tokenizer; greedy answers are stable in float32."""
-    make_model_directory(directory)
+    """A random model of one family whose tokens are words w0 to w199; greedy answers are stable in float32."""
+    directory.mkdir(parents=True, exist_ok=True)
     save_random_vision_model(directory, family=family)
+    words = {f"w{token}": token for token in range(VOCABULARY) if token != IMAGE_TOKEN} | {PLACEHOLDER: IMAGE_TOKEN}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w3"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens([PLACEHOLDER])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
     return directory
 
 

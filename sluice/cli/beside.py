@@ -1,0 +1,19 @@
+"""All-in-one: an encode worker in the process of another worker. To routers they are two. Decides names and sizes."""
+
+from dataclasses import replace
+from typing import Final
+
+from sluice.config.worker import WorkerConfig
+
+BESIDE: Final = "-eye"
+"""Ends the name of an encode worker that shares its process with another."""
+
+
+def encoders_beside(config: WorkerConfig) -> list[WorkerConfig]:
+    """The encode worker that shares this one's process, if it is to have one: a worker of its own to routers."""
+    if not config.images.encodes or config.role == "encode":
+        return []
+    images = replace(config.images, encodes=False)
+    engine = replace(config.engine, kv_memory_mib=config.images.embeddings_mib)
+    name = f"{config.worker}{BESIDE}"
+    return [replace(config, worker=name, role="encode", kv_port=0, metrics_port=0, images=images, engine=engine)]
