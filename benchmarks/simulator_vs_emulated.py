@@ -40,7 +40,7 @@ from sluice.cli.fleet_options import plan_from
 from sluice.cli.local_fleet import LocalFleet
 from sluice.cli.objectives import parse_objective
 from sluice.domain.slo import SloClass
-from sluice.policy.registry import make_policy
+from sluice.policy.registry import POLICIES, make_policy
 from sluice.simulator.fleet_run import FleetRun
 from sluice.simulator.pool_spec import EngineSettings, make_specs, parse_pools
 from sluice.simulator.run_options import Objective, RunOptions
@@ -75,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu", default="L4", help="class of the workers, all mixed")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--policy", default="joint", choices=sorted(POLICIES))
     parser.add_argument("--slower", type=float, default=4.0)
     parser.add_argument("--rate", type=float, default=1.5, help="requests/s at full speed")
     parser.add_argument("--duration", type=float, default=600.0, help="of the run, seconds")
@@ -88,9 +89,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         curve, profile = slow_curve(arguments.gpu, slower), Path(folder) / "slow.json"
         profile_file.write(profile, Profile(gpu_class=arguments.gpu, model=SHAPE, tensor_parallel=1, curve=curve))
-        host, real_ttft_s, real_tpot_s = asyncio.run(on_platform(pools, profile, curve, trace))
-        options = RunOptions(objective=objective, stale_s=HEARTBEAT_S)
-        ttft_s, tpot_s = in_simulator(pools, f"{arguments.gpu}=measured:{profile}", trace, options)
+        host, real_ttft_s, real_tpot_s = asyncio.run(on_platform(pools, profile, curve, trace, policy=arguments.policy))
+        options = RunOptions(objective=objective, stale_s=HEARTBEAT_S, is_answer_asked=True)
+        ttft_s, tpot_s = in_simulator(
+            pools, f"{arguments.gpu}=measured:{profile}", trace, options, policy=arguments.policy
+        )
     ttft_s = ttft_s + host.of(trace.prompt_tokens)
     print(f"{len(trace)} requests in {trace.duration_s:.0f} s on {pools}, {slower:g} times slower")
     print(
@@ -135,20 +138,24 @@ def attained(ttft_s: Column, tpot_s: Column, slo: SloClass) -> float:
     return float(((ttft_s <= slo.ttft_s) & (np.nan_to_num(tpot_s, nan=0.0) <= slo.tpot_s)).mean())
 
 
-def in_simulator(pools: str, profile: str, trace: Workload, options: RunOptions) -> tuple[Column, Column]:
+def in_simulator(
+    pools: str, profile: str, trace: Workload, options: RunOptions, *, policy: str
+) -> tuple[Column, Column]:
     """TTFT and TPOT per request."""
     specs = make_specs(
         parse_pools(pools), shape=shape_of(SHAPE), source=StepSource([profile]), settings=EngineSettings()
     )
-    outcome = FleetRun(specs=specs, workload=trace, policy=make_policy("joint"), options=options).run().outcome
+    outcome = FleetRun(specs=specs, workload=trace, policy=make_policy(policy), options=options).run().outcome
     return outcome.ttft_s, outcome.tpot_s
 
 
-async def on_platform(pools: str, profile: Path, curve: StepCurve, trace: Workload) -> tuple[Host, Column, Column]:
+async def on_platform(
+    pools: str, profile: Path, curve: StepCurve, trace: Workload, *, policy: str
+) -> tuple[Host, Column, Column]:
     """What the machine adds; then TTFT and TPOT per request, as the client sees them."""
     parser = argparse.ArgumentParser()
     up.add_arguments(parser)
-    words = ["--gpu", pools, "--profile", f"{pools.partition(':')[0]}={profile}"]
+    words = ["--policy", policy, "--gpu", pools, "--profile", f"{pools.partition(':')[0]}={profile}"]
     plan = plan_from(parser.parse_args(words), http_port=0, grpc_port=0)
     with LocalFleet(plan) as fleet:
         fleet.wait_ready(lambda _joined: None)

@@ -49,6 +49,7 @@ from sluice.text.tokenizer import Tokenizer
 from sluice.wire import convert
 from sluice.wire.gen import sluice_pb2 as pb
 
+WHOLE: Final = frozenset({FinishReason.STOP.value, FinishReason.LENGTH.value})
 _NO_COPIES: Final[Mapping[int, Copy]] = {}
 
 _log = logging.getLogger(__name__)
@@ -322,6 +323,8 @@ class Dispatcher:
         """The flow is over."""
         del self._flows[flow.sequence]
         self._reports.refused.discard(flow.sequence)
+        if flow.record.finish_reason in WHOLE:
+            self.targets.note_answer(len(flow.output))
         if not self._flows:
             self._idle.set()
         flow.request.open_sequences.discard(flow.sequence)

@@ -4,17 +4,13 @@ What the policy may know of a sequence is put together here, and its answers are
 ask. Changes nothing else: who asks carries out the answer. Next: `policy/policy.py`, `decisions.py`.
 """
 
-from typing import Final
-
 from sluice.clock import Clock
 from sluice.errors import NoWorkerError, OverloadedError, SluiceError
+from sluice.policy.answer_length import AnswerLength
 from sluice.policy.policy import Ask, Placed, Policy, Unplaced
 from sluice.router.decisions import Decisions, Kind
 from sluice.router.fleet import Fleet, Member
 from sluice.router.flow import Flow
-
-OUTPUT_TOKENS_EXPECTED: Final = 256
-"""Of a request that allows more: an answer of a chat."""
 
 
 class Targets:
@@ -24,12 +20,17 @@ class Targets:
         self._fleet = fleet
         self._policy = policy
         self._decisions = decisions
+        self._answers = AnswerLength()
         self._clock = clock
 
     @property
     def policy_name(self) -> str:
         """Who is asked, as on the command line."""
         return self._policy.name
+
+    def note_answer(self, tokens: int) -> None:
+        """A sequence has its whole answer: later ones may be alike."""
+        self._answers.note(tokens)
 
     def place(self, flow: Flow, *, now_s: float) -> Placed | Unplaced:
         """Who serves a waiting sequence, those excluded that failed it."""
@@ -52,7 +53,7 @@ class Targets:
         ask = Ask(
             prompt_tokens=flow.context_tokens,
             output_tokens_max=left,
-            output_tokens_expected=float(min(left, OUTPUT_TOKENS_EXPECTED)),
+            output_tokens_expected=self._answers.expected(tokens_max=left),
             slo=job.slo,
             waited_s=0.0 if flow.output else now_s - flow.record.accepted_s,
             tenant=job.tenant,

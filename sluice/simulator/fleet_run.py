@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
+from sluice.policy.answer_length import AnswerLength
 from sluice.policy.policy import Ask, Placed, Policy, Unplaced
 from sluice.policy.waiting_line import WaitingLine
 from sluice.simulator.encodes import Encodes
@@ -30,7 +31,6 @@ from sluice.simulator.workload import Workload
 
 PLACED_PER_RETRY: Final = 64
 PROGRESS_EVERY: Final = 256  # requests
-_SMOOTHING: Final = 0.02  # of the mean output length policies are told
 
 Handler = Callable[[float], None]
 
@@ -78,7 +78,7 @@ class FleetRun:
         self._is_retrying = False
         self._live = 0  # sequences in the fleet or waiting for a place
         self._arrived = 0
-        self._mean_output = 256.0
+        self._answers = AnswerLength()
         self._has_encoders = any(spec.encode is not None for spec in specs)
         self._longest = 0  # tokens of the longest sequence any instance can run
         for spec in specs:
@@ -246,10 +246,12 @@ class FleetRun:
     def _place(self, sequence: SimSequence, now_s: float) -> bool:
         """Ask the policy; False if nobody takes it now."""
         cached = self.view.cached_tokens(sequence.hash_ids) if sequence.hash_ids else {}
+        limit = sequence.output_tokens if self._options.is_answer_asked else self._options.output_tokens_max
+        may_answer = max(1, min(limit, self._longest - sequence.tokens))
         ask = Ask(
             prompt_tokens=sequence.tokens,
-            output_tokens_max=max(1, min(self._options.output_tokens_max, self._longest - sequence.tokens)),
-            output_tokens_expected=self._mean_output,
+            output_tokens_max=may_answer,
+            output_tokens_expected=self._answers.expected(tokens_max=may_answer),
             slo=sequence.slo,
             waited_s=now_s - sequence.arrival_s,
             seed=sequence.index,
@@ -304,7 +306,7 @@ class FleetRun:
         self._live -= 1
         if fate is Fate.FINISHED:
             self.outcome.finish(sequence)
-            self._mean_output += _SMOOTHING * (sequence.output_tokens - self._mean_output)
+            self._answers.note(sequence.output_tokens)
         else:
             self.outcome.end(sequence.index, fate)
 

@@ -70,6 +70,7 @@ class RunOptions:
     queue_s_max: float = 600.0  # a request waits no longer for a place
     after_s_max: float = 3600.0  # how long the fleet may run on after the last arrival
     output_tokens_max: int = 1 << 14  # what requests ask for at most: policies do not know what will come
+    is_answer_asked: bool = False  # each request asks for just the tokens it gets, and policies see that
     is_overlapped: bool = True  # KV leaves layer group by layer group while the prompt is computed
     restraint: RestraintLimits = field(default_factory=RestraintLimits)  # of what policies move and flip
     encode: EncodeRules = field(default_factory=EncodeRules)
