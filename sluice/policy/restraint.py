@@ -58,6 +58,7 @@ class InMotion:
     context_tokens: int
     target: int | None  # being moved there
     can_move: bool
+    barred: AbstractSet[int] = frozenset()  # slots that failed it, or cannot serve it
 
 
 class Restraint:
@@ -128,7 +129,9 @@ class Restraint:
         limits, to = self.limits, wish.to
         if not limits.moves_max:
             return Held.OFF
-        if not 0 <= to < fleet.rows or to == one.slot or not one.can_move or not fleet.can_send(one.slot, to):
+        if not one.can_move or not 0 <= to < fleet.rows or to == one.slot:
+            return Held.UNFIT
+        if to in one.barred or not fleet.can_send(one.slot, to):
             return Held.UNFIT
         blocks = -(-one.context_tokens // int(fleet.block_tokens[to])) + 1
         can_decode = bool(fleet.is_ready[to]) and bool(fleet.role_bits[to] & DECODE_BIT)

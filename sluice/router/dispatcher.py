@@ -100,6 +100,7 @@ class Dispatcher:
             fleet=fleet,
             flows=self._flows,
             policy=policy,
+            targets=self.targets,
             flips=self.flips,
             restraint=Restraint(limits.restraint),
             decisions=self.decisions,

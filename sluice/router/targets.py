@@ -42,6 +42,10 @@ class Targets:
         answer = self._ask(flow, kind=Kind.TARGET, resident=owner, now_s=self._clock.now_s())
         return self._fleet.at(answer.decode) if isinstance(answer, Placed) else None
 
+    def barred_for(self, flow: Flow) -> frozenset[int]:
+        """Slots that have failed it, or cannot take its images in."""
+        return self._fleet.slots_of(flow.excluded) | self._blind_to(flow)
+
     def _blind_to(self, flow: Flow) -> frozenset[int]:
         """Workers that cannot take the flow's images in."""
         if not flow.prompt.images:
@@ -57,7 +61,7 @@ class Targets:
             slo=job.slo,
             waited_s=0.0 if flow.output else now_s - flow.record.accepted_s,
             tenant=job.tenant,
-            excluded=self._fleet.slots_of(flow.excluded) | self._blind_to(flow),
+            excluded=self.barred_for(flow),
             resident=resident,
             seed=flow.sequence,
         )

@@ -7,6 +7,7 @@ request's record and the log. Next: `policy/policy.py` for what a policy sees, `
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, overload
 
 from sluice.domain.ids import SequenceId
@@ -18,6 +19,7 @@ from sluice.router.flips import Flips
 from sluice.router.flow import Flow
 from sluice.router.journey import State
 from sluice.router.observer import Observer
+from sluice.router.targets import Targets
 from sluice.telemetry.metric_table import WishKind
 
 TEND_S: Final = 0.1
@@ -77,6 +79,7 @@ class Tending:
         fleet: Fleet,
         flows: Mapping[SequenceId, Flow],
         policy: Policy,
+        targets: Targets,
         flips: Flips,
         restraint: Restraint,
         observer: Observer,
@@ -85,6 +88,7 @@ class Tending:
         self._fleet = fleet
         self._flows = flows
         self._policy = policy
+        self._targets = targets
         self._flips = flips
         self._restraint = restraint
         self._observer = observer
@@ -104,7 +108,11 @@ class Tending:
 
     def _move(self, wishes: list[Move], *, now_s: float) -> None:
         flows = [flow for wish in wishes if (flow := self._flows.get(wish.sequence)) is not None]
-        known = {flow.sequence: in_motion(flow) for flow in flows if flow.owner is not None}
+        known = {
+            flow.sequence: replace(in_motion(flow), barred=self._targets.barred_for(flow))
+            for flow in flows
+            if flow.owner is not None
+        }
         under_way = [in_motion(flow) for flow in self._flows.values() if flow.target is not None]
         held = self._restraint.moves(wishes, self._fleet.table, known, under_way=under_way, now_s=now_s)
         for wish, why_not in zip(wishes, held, strict=True):

@@ -58,6 +58,12 @@ def test_a_link_known_to_be_bad_is_not_moved_over() -> None:
     assert ask(Restraint(LIMITS), table, [wish(1, 1)], {1: at(0)}) == [Held.UNFIT]
 
 
+def test_a_worker_that_failed_it_is_no_target() -> None:
+    barred = InMotion(slot=0, context_tokens=100, target=None, can_move=True, barred=frozenset({1}))
+    assert ask(Restraint(LIMITS), fleet(D, D, D), [wish(1, 1)], {1: barred}) == [Held.UNFIT]
+    assert ask(Restraint(LIMITS), fleet(D, D, D), [wish(1, 2)], {1: barred}) == [None]
+
+
 def test_few_moves_are_under_way_at_a_time_of_a_worker_and_in_all() -> None:
     table = fleet(D, D, D, D, D, D)
     known = {number: at(number % 3) for number in range(6)}
