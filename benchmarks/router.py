@@ -305,7 +305,7 @@ def start_router(
     }
     config = folder / f"router-{traces}.yaml"
     config.write_text(load.to_yaml(settings))
-    router = stack.enter_context(child("-m", "sluice.router", "--config", str(config)))
+    router = stack.enter_context(child("-m", "sluice.cli.main", "router", "--config", str(config)))
     fake = ("-m", "sluice.testing.fake_worker", "--router", f"127.0.0.1:{port + 1}", "--itl-ms", str(itl_ms))
     stack.enter_context(child(*fake))
     return router

@@ -29,7 +29,7 @@ async def start_router(folder: Path, **settings: Any) -> asyncio.subprocess.Proc
     config = folder / "router.yaml"
     config.write_text(load.to_yaml({"model_name": "fake", "http_port": 0, "grpc_port": 0, **settings}))
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "sluice.router", "--config", str(config)), stderr=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "sluice.cli.main", "router", "--config", str(config)), stderr=asyncio.subprocess.PIPE
     )
 
 
