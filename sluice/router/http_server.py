@@ -80,7 +80,6 @@ class HttpServer:
             wishes = openai_schema.completion_wishes(
                 body, tenant=_tenant(http), timeout_s=_timeout_s(http), traceparent=_traceparent(http)
             )
-            await self._dispatcher.door.enter()
             job = await self._intake.job(_resumed(http, body, wishes))
             http[_REQUEST] = job.request
             writer = self._writer(job, body, Endpoint.COMPLETIONS, echo=self._echo(wishes) if body.echo else ())
@@ -94,7 +93,6 @@ class HttpServer:
             wishes = openai_schema.chat_wishes(
                 body, tenant=_tenant(http), timeout_s=_timeout_s(http), traceparent=_traceparent(http)
             )
-            await self._dispatcher.door.enter()
             job = await self._intake.job(_resumed(http, body, wishes))
             http[_REQUEST] = job.request
             writer = self._writer(job, body, Endpoint.CHAT, echo=())

@@ -61,7 +61,6 @@ class InferenceService(sluice_pb2_grpc.InferenceServicer):
         with self._dispatcher.observer.refusals():
             if self._dispatcher.door.is_leaving:  # a channel outlives its calls: only a refusal makes it look elsewhere
                 raise NoWorkerError("the router is stopping; try again, or another router")
-            await self._dispatcher.door.enter()
             job = await self._intake.job(_wishes(message, timeout_s=timeout_s))
             copies = await self._dispatcher.copies_of(job)
             request = self._dispatcher.submit(job, Delivery.EACH_STEP, copies)

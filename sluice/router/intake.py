@@ -18,6 +18,7 @@ from sluice.domain.image import ImageSpan
 from sluice.domain.sampling import SamplingParams
 from sluice.domain.slo import SloClass
 from sluice.errors import InvalidRequestError, NoWorkerError, OverloadedError, UnknownModelError
+from sluice.router.door import Door
 from sluice.router.fleet import Fleet
 from sluice.router.gallery import Gallery
 from sluice.router.job import Job, Picture, Prompt
@@ -113,12 +114,14 @@ class Intake:
         fleet: Fleet,
         *,
         model: str,
+        door: Door,
         limits: IntakeLimits,
         classes: SloClasses,
         gallery: Gallery,
     ) -> None:
-        """`gallery` reads requests' pictures."""
+        """`door` lets requests in, `gallery` reads their pictures."""
         self.model = model
+        self._door = door
         self._gallery = gallery
         self._classes = classes
         self._tokenizer = tokenizer
@@ -132,10 +135,14 @@ class Intake:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def job(self, wishes: Wishes) -> Job:
-        """Check and prepare a request. Raises InvalidRequestError, UnknownModelError, NoWorkerError."""
+        """Check and prepare a request, once the door lets it in.
+
+        Raises InvalidRequestError, UnknownModelError, NoWorkerError, OverloadedError.
+        """
         if wishes.model != self.model:
             raise UnknownModelError(model=wishes.model, served=(self.model,))
         self._check_shape(wishes)
+        await self._door.enter()  # what comes next needs to know which weights the workers have
         fingerprint = self._fleet.fingerprint
         if fingerprint is None:
             raise NoWorkerError("no worker is connected; start one, or wait until one has loaded the model")
