@@ -37,6 +37,7 @@ class ClassConfig:
     tpot_s: float
     miss_cost: float  # of one missed request, relative to the other classes
     give_up_s: float = 0.0  # a first token predicted later than this is refused at once; 0: never
+    refuse_above: float = 0.0  # refused if serving it costs others and itself so many misses like its own; 0: never
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,7 @@ class SloConfig:
     tpot_s: float = 0.1
     miss_cost: float = 1.0
     give_up_s: float = 0.0  # a first token predicted later than this is refused at once; 0: never
+    refuse_above: float = 0.0  # refused if serving it costs others and itself so many misses like its own; 0: never
     interactive: ClassConfig = field(default_factory=lambda: ClassConfig(ttft_s=0.5, tpot_s=0.05, miss_cost=2.0))
     batch: ClassConfig = field(default_factory=lambda: ClassConfig(ttft_s=600.0, tpot_s=10.0, miss_cost=0.1))
 

@@ -28,6 +28,7 @@ class SloClass:
     tpot_s: float
     miss_cost: float = 1.0  # of one missed request, relative to the other classes
     give_up_s: float = math.inf  # a first token predicted later than this is refused at once
+    refuse_above: float = math.inf  # refused at once if serving it is expected to cost this many misses such as its own
 
 
 INTERACTIVE: Final = SloClass(name="interactive", urgency=Urgency.INTERACTIVE, ttft_s=1.0, tpot_s=0.1)

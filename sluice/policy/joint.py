@@ -1,10 +1,12 @@
 """Sluice's own policy: where to compute the prompt and where to decode, in one choice.
 
 Minimises expected misses: of the newcomer (TTFT and TPOT, with the spread of the predictions, times
-what a miss costs its class) and of the sequences it would slow; then memory, the transfer and the
-price of the seconds it takes (`worth.py`). Where nobody is near an objective what is left is latency,
-as LMETRIC weighs it (OSDI 2026): the prompts before it times the sequences beside it, here in each
-worker's own seconds. One worker for both phases is a pair like any
+what a miss costs its class) and of the sequences it would slow, each by its own class (`residents.py`);
+then memory, the transfer and the price of the seconds it takes (`worth.py`). That keeps loose classes away from
+tight ones, and each phase on the GPUs that are good at it, without rules for either. Where nobody is near an
+objective what is left is latency, as LMETRIC weighs it (OSDI 2026): the prompts before it times the
+sequences beside it, here in each worker's own seconds. A class with a `refuse_above` is refused early when
+serving it would cost that much more than missing it. One worker for both phases is a pair like any
 other, with nothing to move: so whether to disaggregate is decided per request. The best few
 workers of each phase are paired, not all: a thousand workers cost little more than thirty.
 
@@ -13,8 +15,8 @@ prompts is slow, which is how roles emerge among mixed workers. Reads no clock: 
 Next: `worth.py`.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -22,10 +24,12 @@ import numpy as np
 from sluice.policy.fit import Fit, fit
 from sluice.policy.fleet_table import PREFILL_BIT, FleetTable, FloatColumn, IntColumn
 from sluice.policy.policy import Ask, Candidate, Flip, Move, Placed, Running, Unplaced
+from sluice.policy.rebalance import HOT_MIN, Decoders, wished_moves
 from sluice.policy.residents import Residents
-from sluice.policy.worth import Weights, Worth, weigh
+from sluice.policy.role_change import wished_flip
+from sluice.policy.worth import Weights, Worth, steps_now, weigh
 
-PAIRED: Final = 4
+PAIRED: Final = 3
 """Workers of each phase that are weighed against each other."""
 
 EXPLAINED: Final = 3
@@ -58,29 +62,18 @@ class _Way(NamedTuple):
     off_role: float  # what a worker of another role costs, within `cost`
 
 
-class _Source(NamedTuple):
-    """One worker's part of a cost, if it computes the prompt."""
+class _Worker(NamedTuple):
+    """What counts of one worker that is weighed, as numbers."""
 
-    prompt: float
+    prompt: float  # from Worth
     late: float
     ahead: float
-    beside: float
-
-    @classmethod
-    def at(cls, slot: int, worth: Worth) -> "_Source":
-        return cls(worth.prompt.item(slot), worth.late.item(slot), worth.ahead.item(slot), worth.beside.item(slot))
-
-
-class _Target(NamedTuple):
-    """One worker's part of a cost, if it decodes."""
-
     output: float
     slow: float
     beside: float
-
-    @classmethod
-    def at(cls, slot: int, worth: Worth) -> "_Target":
-        return cls(worth.output.item(slot), worth.slow.item(slot), worth.beside.item(slot))
+    cached: float  # tokens of the prompt
+    link_bytes_per_s: float
+    role_bits: int
 
 
 class Joint:
@@ -107,10 +100,9 @@ class Joint:
         ways = sorted(self._ways(ask, fleet, worth, pairs, cached))[:EXPLAINED]
         best = ways[0]
         candidates = tuple(_candidate(worth, way, self._weights.latency, ask.waited_s) for way in ways)
-        if ask.resident is None and ask.slo.give_up_s < math.inf:
-            refused = _refused(ask, candidates)
-            if refused:
-                return refused
+        refused = _refused(ask, candidates)
+        if refused:
+            return refused
         self._residents.placed(
             ask.slo, prefill=best.prefill, decode=best.decode, prompt_s=worth.work_s.item(best.prefill)
         )
@@ -125,8 +117,17 @@ class Joint:
         )
 
     def tend(self, fleet: FleetTable, running: Sequence[Running], *, now_s: float) -> Sequence[Move | Flip]:
-        """Nothing moves: drains and operators do that."""
-        return ()
+        """Moves that save misses, and a prefill worker that helps to decode. The running are looked at only where
+        the placements say that misses are to be expected."""
+        if not fleet.rows:
+            return ()
+        self._residents.fade(rows=fleet.rows, now_s=now_s)
+        steps = steps_now(fleet)
+        missed = self._residents.expected(steps.step_s, steepness=steps.steepness, sequences=steps.sequences)
+        if (missed + steps.crowding).max() < HOT_MIN:
+            return ()
+        flips = wished_flip(fleet, steps, missed=missed, prompt_share=self._residents.prompt_share(fleet.rows))
+        return [*wished_moves(Decoders(fleet, steps, running)), *flips]
 
     def _ways(
         self, ask: Ask, fleet: FleetTable, worth: Worth, pairs: Sequence[tuple[int, int]], cached: FloatColumn
@@ -136,40 +137,44 @@ class Joint:
         # A worker that is there to decode computes a prompt itself where that is less than a handoff costs.
         off_role_token = latency * HANDOFF_S / (slo.tpot_s * max(1, self._split_tokens_min))
         wait_cost = latency / slo.tpot_s + slo.miss_cost / (slo.ttft_s + ask.output_tokens_expected * slo.tpot_s)
-        sources = {slot: _Source.at(slot, worth) for slot, _ in pairs}
-        targets = {slot: _Target.at(slot, worth) for _, slot in pairs}
+        workers = _workers({slot for pair in pairs for slot in pair}, fleet, worth, cached)
+        kv_token_bytes, tokens = fleet.kv_token_bytes, ask.prompt_tokens
         for prefill, decode in pairs:
+            source, target = workers[prefill], workers[decode]
             link = 0.0
             if prefill != decode:
-                if not fleet.can_send(prefill, decode):
+                if fleet.severed and not fleet.can_send(prefill, decode):
                     continue
-                link = wait_cost * _handoff_s(ask, fleet, prefill, decode, cached.item(decode))
-            source, target = sources[prefill], targets[decode]
+                # The second token waits for what of the prompt's KV the decode worker lacks.
+                speed = min(source.link_bytes_per_s, target.link_bytes_per_s)
+                moved = (tokens - target.cached) * kv_token_bytes
+                link = wait_cost * (HANDOFF_S + (moved / speed if speed > 0.0 else 0.0))
             # Misses of one request count once: what is late anyway cannot be missed again by being slow.
             cost = source.prompt + target.output - source.late * min(target.slow / slo.miss_cost, 1.0) + link
             # A prompt slows those that decode beside it, so its worker's sequences count as well.
             cost += latency * source.ahead * max(source.beside, target.beside)
-            off_role = 0.0
-            if not int(fleet.role_bits.item(prefill)) & PREFILL_BIT:
-                off_role = off_role_token * (ask.prompt_tokens - cached.item(prefill))
+            off_role = 0.0 if source.role_bits & PREFILL_BIT else off_role_token * (tokens - source.cached)
             # A sliver by seed, so that equals are not always the first.
             sliver = (prefill * 31 + decode * 17 + ask.seed % 101 * 7) % 101 * SPREAD
             yield _Way(cost + off_role + sliver, prefill, decode, link, off_role)
 
 
-def _handoff_s(ask: Ask, fleet: FleetTable, prefill: int, decode: int, cached_tokens: float) -> float:
-    """The second token waits for what of the prompt's KV the decode worker lacks."""
-    speed = min(fleet.link_bytes_per_s.item(prefill), fleet.link_bytes_per_s.item(decode))
-    moved = (ask.prompt_tokens - cached_tokens) * fleet.kv_token_bytes
-    return HANDOFF_S + (moved / speed if speed > 0.0 else 0.0)
+def _workers(chosen: AbstractSet[int], fleet: FleetTable, worth: Worth, cached: FloatColumn) -> dict[int, _Worker]:
+    """By slot."""
+    slots = list(chosen)
+    columns = (worth.prompt, worth.late, worth.ahead, worth.output, worth.slow, worth.beside, cached)
+    numbers = [column.take(slots).tolist() for column in (*columns, fleet.link_bytes_per_s, fleet.role_bits)]
+    return dict(zip(slots, map(_Worker._make, zip(*numbers, strict=True)), strict=True))
 
 
 def _refused(ask: Ask, candidates: Sequence[Candidate]) -> Unplaced | None:
     """Early refusal, of classes that allow it: too late to be of use, or worth less than what it would spoil."""
     slo, best = ask.slo, candidates[0]
+    if ask.resident is not None:
+        return None
     if best.ttft_s > slo.give_up_s:
         why, binding = f"the first token would take {best.ttft_s:.3g} s, the limit is {slo.give_up_s:g} s", "ttft"
-    elif best.cost > slo.miss_cost:
+    elif best.cost > slo.refuse_above * slo.miss_cost:
         why = f"served, it would cost {best.cost:.2f} of missed objectives, refused {slo.miss_cost:g}"
         binding = _BINDING[max(best.terms, key=lambda name: best.terms[name])]
     else:

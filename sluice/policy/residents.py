@@ -71,20 +71,30 @@ class Residents:
         One column for every line of `steps_s`, [lines, rows]; one of `slo` comes. A miss is less likely the less
         certain a prediction, by `steepness`.
         """
-        line = self._line(slo)
+        return tuple(self._missed(self._line(slo), steps_s, steepness, sequences))
+
+    def expected(self, step_s: FloatColumn, *, steepness: FloatColumn, sequences: FloatColumn) -> FloatColumn:
+        """The same as things are, by worker; who was not placed from here is not counted."""
+        if not self._lines:
+            return np.zeros(len(step_s))
+        return self._missed(None, step_s, steepness, sequences)
+
+    def _missed(
+        self, newcomer: int | None, steps_s: Matrix, steepness: FloatColumn, sequences: FloatColumn
+    ) -> npt.NDArray[np.float64]:
         lately = self._outputs[:, : len(sequences)]
         total = lately.sum(axis=0) if len(lately) > 1 else lately[0]
         each = sequences / (total + UNKNOWN)
         inverse_s = 1.0 / (steps_s + TINY_S)
         costs: Matrix | None = None
-        for number, (tpot_s, miss_cost) in enumerate(self._lines):
+        for line, (tpot_s, miss_cost) in enumerate(self._lines):
             chance = np.tanh((1.0 - tpot_s * inverse_s) * steepness)
             chance += 1.0
-            there = lately[number] + UNKNOWN if number == line else lately[number]
+            there = lately[line] + UNKNOWN if line == newcomer else lately[line]
             chance *= there * each * (0.5 * miss_cost)
             costs = chance if costs is None else costs + chance
-        assert costs is not None, "the newcomer's class is there"
-        return tuple(costs)
+        assert costs is not None, "some class is known"
+        return costs
 
     def _line(self, slo: SloClass) -> int:
         key = (slo.tpot_s, slo.miss_cost)

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from sluice.policy.fleet_table import FleetTable, FloatColumn
+from sluice.policy.fleet_table import FleetTable, FloatColumn, IntColumn
 from sluice.policy.policy import Ask
 from sluice.policy.residents import TINY_S, Residents
 
@@ -123,13 +123,35 @@ def weigh(ask: Ask, fleet: FleetTable, cached: FloatColumn, residents: Residents
     )
 
 
+class Steps(NamedTuple):
+    """What every worker's steps are now."""
+
+    step_s: FloatColumn  # one that only decodes, all that is there in it
+    steepness: FloatColumn  # of how a miss becomes likely: less certain predictions are less steep
+    sequences: FloatColumn
+    crowding: FloatColumn  # how near a preemption is: 0 while a tenth of the KV pool is left, 1 when nothing is
+
+
+def steps_now(fleet: FleetTable) -> Steps:
+    """For all rows."""
+    rows = fleet.rows
+    sequences = (fleet.running[:rows] + fleet.waiting[:rows]).astype(np.float64)
+    step_s = fleet.base_s[:rows] + fleet.context_token_s[:rows] * fleet.context_tokens[:rows]
+    return Steps(
+        step_s=step_s + fleet.decode_s[:rows] * sequences,
+        steepness=HALF_LOGISTIC / (fleet.error[:rows] + ERROR_MIN),
+        sequences=sequences,
+        crowding=_crowding(fleet.free_blocks[:rows].astype(np.float64), fleet.blocks[:rows]) * (sequences > 0.0),
+    )
+
+
 def _chance(predicted_s: FloatColumn, limit_s: float, steepness: FloatColumn) -> FloatColumn:
     """How likely a duration of this prediction exceeds its limit; a limit that has passed already is missed."""
     chance: FloatColumn = np.tanh((1.0 - limit_s / (predicted_s + TINY_S)) * steepness) * 0.5 + 0.5
     return chance
 
 
-def _crowding(left_blocks: FloatColumn, blocks: FloatColumn) -> FloatColumn:
+def _crowding(left_blocks: FloatColumn, blocks: FloatColumn | IntColumn) -> FloatColumn:
     """0 where a tenth of the KV pool is left, 1 where nothing is, at most 2."""
     crowding: FloatColumn = np.minimum(np.maximum(1.0 - left_blocks / (blocks * MEMORY_MARGIN + 1.0), 0.0), 2.0)
     return crowding

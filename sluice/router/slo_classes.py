@@ -43,4 +43,5 @@ def _made(urgency: Urgency, config: SloConfig | ClassConfig) -> SloClass:
         tpot_s=config.tpot_s,
         miss_cost=config.miss_cost,
         give_up_s=config.give_up_s or math.inf,
+        refuse_above=config.refuse_above or math.inf,
     )

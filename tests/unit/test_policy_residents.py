@@ -84,7 +84,7 @@ def test_a_class_that_allows_it_is_refused_when_it_would_spoil_more_than_it_is_w
     patient = taught([TIGHT]).place(ask, fleet, {}, now_s=0.0)
     assert isinstance(patient, Placed)
     assert patient.candidates[0].cost > 1.0
-    refused = taught([TIGHT]).place(replace(ask, slo=replace(LOOSE, give_up_s=120.0)), fleet, {}, now_s=0.0)
+    refused = taught([TIGHT]).place(replace(ask, slo=replace(LOOSE, refuse_above=1.0)), fleet, {}, now_s=0.0)
     assert isinstance(refused, Unplaced)
     assert refused.is_final
     assert refused.retry_after_s >= 1.0
