@@ -107,7 +107,8 @@ class Dispatcher:
             observer=observer,
         )
         self._peering = Peering(fleet)
-        self.desk = EncodeDesk(fleet, clock, router=router, new_sequence=self._maker.new_sequence)
+        new_sequence, metrics = self._maker.new_sequence, observer.metrics
+        self.desk = EncodeDesk(fleet, clock, router=router, metrics=metrics, new_sequence=new_sequence)
         self._reports = Reports(
             flows=self._flows,
             fleet=fleet,

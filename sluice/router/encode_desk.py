@@ -19,6 +19,7 @@ from sluice.router.fleet import Fleet, Member
 from sluice.router.job import Picture
 from sluice.router.looks import Looks, Shown
 from sluice.router.showings import Reader, Showings
+from sluice.telemetry.metrics import RouterMetrics
 from sluice.wire.gen import sluice_pb2 as pb
 
 NAME_BYTES: Final = 16
@@ -35,11 +36,21 @@ class _Answer:
 class EncodeDesk:
     """One router's images."""
 
-    def __init__(self, fleet: Fleet, clock: Clock, *, router: RouterId, new_sequence: Callable[[], SequenceId]) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        clock: Clock,
+        *,
+        router: RouterId,
+        metrics: RouterMetrics,
+        new_sequence: Callable[[], SequenceId],
+    ) -> None:
         """`new_sequence` gives ids that no other sequence has."""
         self._fleet = fleet
         self._looks = Looks(fleet, clock, router=router, new_sequence=new_sequence)
-        self._showings = Showings(self._looks, fleet.at, clock, router=router, new_sequence=new_sequence)
+        self._showings = Showings(
+            self._looks, fleet.at, clock, router=router, metrics=metrics, new_sequence=new_sequence
+        )
 
     async def pictures(self, files: Sequence[tuple[str, bytes]], *, root: BlockHash) -> tuple[Picture, ...]:
         """Files, each with the field that it came in, as prompts need them; all encoding at once on the way.

@@ -22,10 +22,13 @@ from sluice.router.job import Prompt
 from sluice.router.looks import EPOCH, Looks, Shown
 from sluice.router.records import Record
 from sluice.router.showing import Effect, Event, State
+from sluice.telemetry.metrics import RouterMetrics
 from sluice.wire.gen import sluice_pb2 as pb
 
 ATTEMPTS_MAX: Final = 4
 RETRY_S: Final = 0.1
+REFUSALS_MAX: Final = 60
+"""By a reader's worker without room, a quarter of a second apart: then its prompt is computed elsewhere."""
 SHOW_S_MAX: Final = 60.0
 """From sent to committed; an encode worker that takes longer has lost it."""
 
@@ -59,6 +62,7 @@ class _Showing:
     member: Member | None = None
     due_s: float = 0.0
     attempts: int = 0
+    refusals: int = 0
     failed: set[BootId] = field(default_factory=set)
 
 
@@ -72,6 +76,7 @@ class Showings:
         clock: Clock,
         *,
         router: RouterId,
+        metrics: RouterMetrics,
         new_sequence: Callable[[], SequenceId],
     ) -> None:
         """`member_at` finds the worker of a slot."""
@@ -79,6 +84,7 @@ class Showings:
         self._member_at = member_at
         self._now_s = clock.now_s
         self._router = router
+        self._metrics = metrics
         self._new_sequence = new_sequence
         self._of: dict[SequenceId, list[_Showing]] = {}  # by reader
         self._sent: dict[SequenceId, _Showing] = {}  # by the image's own sequence
@@ -93,6 +99,7 @@ class Showings:
             shown = Shown(name=picture.name, data=picture.data, field=picture.field, root=root)
             one = _Showing(reader, shown, picture.layout, target, self._now_s(), row)
             self._of.setdefault(reader.sequence, []).append(one)
+            self._metrics.image(is_known=picture.is_known)
             view = self._looks.choose(shown, excluded=one.failed)
             if view is not None and (view.cached or view.prepared):
                 reader.record.images_cached += view.cached and picture.is_known
@@ -122,9 +129,14 @@ class Showings:
                 record.images_bytes += report.bytes
                 record.images_s = max(record.images_s, now_s - one.begun_s)
                 self._feed(one, Event.COMMITTED)
+                if all(other.state is State.DONE for other in self._of.get(one.reader.sequence, ())):
+                    self._metrics.images_shown(seconds=record.images_s)
             case pb.HANDOFF_REFUSED:
                 one.due_s = now_s + RETRY_S
+                one.refusals += 1
                 self._feed(one, Event.REFUSED)
+                if one.refusals >= REFUSALS_MAX:  # prompts may hold room that each other wait for
+                    self._feed(one, Event.FAILED, report.reason)
             case _:
                 self._lost(one, report.reason)
 
@@ -156,6 +168,7 @@ class Showings:
         if one.attempts >= ATTEMPTS_MAX:
             self._feed(one, Event.FAILED, why)
         else:
+            self._metrics.image_redone()
             self._feed(one, Event.LOST)
 
     def _feed(self, one: _Showing, event: Event, why: str = "") -> None:

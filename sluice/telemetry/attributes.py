@@ -6,6 +6,8 @@ Names starting with `gen_ai.` follow the OpenTelemetry semantic conventions for 
 
     request ─┬─ queue                                router
              ├─ placement                            router
+             ├─ encode ──┬─ transfer                 encode worker, for each image
+             │           └─ attach                   prefill worker
              ├─ prefill ─┬─ transfer (per group)     prefill worker
              │           └─ attach                   decode worker
              ├─ decode                               router
@@ -29,6 +31,7 @@ class SpanName(Enum):
     REQUEST = "request"
     QUEUE = "queue"
     PLACEMENT = "placement"
+    ENCODE = "encode"
     PREFILL = "prefill"
     TRANSFER = "transfer"
     ATTACH = "attach"
@@ -102,15 +105,17 @@ ATTRIBUTES: Final = (
     AttributeRow(RESPONSE_ID, (SpanName.REQUEST,), "the `id` of the response"),
     AttributeRow(RESPONSE_MODEL, (SpanName.REQUEST,), "the model that answered"),
     AttributeRow(RESPONSE_FINISH_REASONS, (SpanName.REQUEST,), "one reason per choice"),
-    AttributeRow(INPUT_TOKENS, (SpanName.REQUEST, SpanName.PREFILL), "prompt tokens"),
+    AttributeRow(
+        INPUT_TOKENS, (SpanName.REQUEST, SpanName.PREFILL, SpanName.ENCODE), "prompt tokens; of an image, with fill"
+    ),
     AttributeRow(OUTPUT_TOKENS, (SpanName.REQUEST, SpanName.DECODE), "output tokens"),
     AttributeRow(CACHED_TOKENS, (SpanName.REQUEST, SpanName.PREFILL), "prompt tokens found in a prefix cache"),
     AttributeRow(TTFT_S, (SpanName.REQUEST,), "TTFT, seconds"),
     AttributeRow(ERROR_TYPE, _ALL, "the error's code, if the span failed"),
     AttributeRow(REQUEST_ID, _ALL, "request id"),
     AttributeRow(SEQUENCE, _ALL, "sequence id (one per choice)"),
-    AttributeRow(EPOCH, (SpanName.PREFILL, SpanName.ATTACH, SpanName.DECODE), "owner's epoch"),
-    AttributeRow(WORKER, (SpanName.PREFILL, SpanName.TRANSFER, SpanName.ATTACH), "the worker that did it"),
+    AttributeRow(EPOCH, (SpanName.ENCODE, SpanName.PREFILL, SpanName.ATTACH, SpanName.DECODE), "owner's epoch"),
+    AttributeRow(WORKER, (SpanName.ENCODE, SpanName.PREFILL, SpanName.TRANSFER, SpanName.ATTACH), "who did it"),
     AttributeRow(PREFILL_WORKER, (SpanName.REQUEST, SpanName.PLACEMENT), "where the prompt was computed"),
     AttributeRow(DECODE_WORKER, (SpanName.REQUEST, SpanName.PLACEMENT, SpanName.TRANSFER), "where tokens are chosen"),
     AttributeRow(

@@ -163,6 +163,19 @@ ROUTER_METRICS: Final = (
     MetricSpec(name="sluice_cached_tokens", kind=_C, meaning="Prompt tokens found in a prefix cache"),
     MetricSpec(name="sluice_output_tokens", kind=_C, meaning="Output tokens sent to clients"),
     MetricSpec(name="sluice_workers", kind=_G, labels=("role",), meaning="Workers joined and ready, by role"),
+    MetricSpec(
+        name="sluice_images",
+        kind=_C,
+        labels=("result",),
+        meaning="Pictures of accepted prompts: known to some encode worker, or new",
+    ),
+    MetricSpec(name="sluice_images_redone", kind=_C, meaning="Images encoded or sent again because an attempt failed"),
+    MetricSpec(
+        name="sluice_images_seconds",
+        kind=_H,
+        buckets=_TTFT_S,
+        meaning="A prompt's start at a worker to the arrival there of all its images",
+    ),
 )
 
 WORKER_METRICS: Final = (

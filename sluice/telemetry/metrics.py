@@ -76,6 +76,10 @@ class RouterMetrics:
         self._prompt_tokens = make.counter("sluice_prompt_tokens")
         self._cached_tokens = make.counter("sluice_cached_tokens")
         self._output_tokens = make.counter("sluice_output_tokens")
+        images = make.counter("sluice_images")
+        self._images = {True: images.labels("known"), False: images.labels("new")}
+        self._images_redone = make.counter("sluice_images_redone")
+        self._images_seconds = make.histogram("sluice_images_seconds").labels()
         self._workers = make.gauge("sluice_workers")
         self._wishes = make.counter("sluice_wishes")
         self._flips = make.counter("sluice_flips")
@@ -136,6 +140,18 @@ class RouterMetrics:
                 self._goodput.inc()
         for objective in missed:
             self._misses[objective].inc()
+
+    def image(self, *, is_known: bool) -> None:
+        """A prompt with this picture has been accepted."""
+        self._images[is_known].inc()
+
+    def image_redone(self) -> None:
+        """An image is encoded or sent once more."""
+        self._images_redone.inc()
+
+    def images_shown(self, *, seconds: float) -> None:
+        """All images of a prompt have come, `seconds` after it started at its worker."""
+        self._images_seconds.observe(seconds)
 
     def set_workers(self, role: str, *, workers: int) -> None:
         """How many workers of `role` are joined and ready."""

@@ -1,4 +1,4 @@
-"""The trace span of each prefill on this worker: from a router's Start to the first token.
+"""The trace span of each prefill on this worker: from a router's Start to the first token; of an image, its encode.
 
 Transfers and attaches are its children. Costs a dictionary miss per token when nothing is traced.
 """
@@ -21,7 +21,7 @@ class PrefillSpans:
         if not (tracing.is_on() and state.traceparent):
             return ""
         span = tracing.start_span(
-            attributes.SpanName.PREFILL,
+            attributes.SpanName.PREFILL if state.viewer is None else attributes.SpanName.ENCODE,
             parent=state.traceparent,
             attributes={
                 attributes.WORKER: self._worker,

@@ -1,0 +1,89 @@
+"""Pictures on real processes: workers are killed in the middle of requests, and answers are as they should be."""
+
+import random
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from real_processes import requests_of, wait_until, workers_of
+from vision_platform import NEW_TOKENS, Oracle, Shown, make_vision_model, picture_file, shown
+
+from sluice.cli.local_fleet import FleetPlan, LocalFleet
+from sluice.config.worker import EngineConfig
+from sluice.wire.gen import sluice_pb2 as pb
+from sluice.wire.gen import sluice_pb2_grpc as rpc
+
+pytestmark = pytest.mark.system
+
+REQUESTS = 12
+ROUNDS_MAX = 4
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_vision_model(tmp_path_factory.mktemp("smolvlm"), "smolvlm")
+
+
+@pytest.fixture(scope="module")
+def fleet(model: Path) -> Iterator[LocalFleet]:
+    engine = EngineConfig(threads=1, kv_memory_mib=8, step_tokens_max=128)
+    plan = FleetPlan(model_path=model, model_name="tiny", encode=2, prefill=1, decode=1, engine=engine)
+    with LocalFleet(plan) as running:
+        running.wait_ready(lambda _: None)
+        yield running
+
+
+def ask(fleet: LocalFleet, prompt: Shown) -> list[int]:
+    request = pb.GenerateRequest(
+        model="tiny",
+        prompt_tokens=pb.TokenIds(ids=prompt.ids),
+        sampling=pb.SamplingParams(max_tokens=NEW_TOKENS, temperature=0.0, ignore_eos=True),
+        pictures=[pb.Picture(data=data) for data in prompt.files],
+    )
+    with grpc.insecure_channel(fleet.grpc_address) as channel:
+        return [token for event in rpc.InferenceStub(channel).Generate(request, timeout=60) for token in event.tokens]
+
+
+def redone(fleet: LocalFleet) -> float:
+    """How many images were encoded or sent once more."""
+    with urllib.request.urlopen(fleet.url.removesuffix("/v1") + "/metrics", timeout=10) as reply:
+        families = text_string_to_metric_families(reply.read().decode())
+        return next(family.samples[0].value for family in families if family.name == "sluice_images_redone")
+
+
+def test_a_killed_encode_worker_changes_no_answer(fleet: LocalFleet, model: Path) -> None:
+    rng = random.Random(5)
+    oracle = Oracle(model)
+    for _ in range(ROUNDS_MAX):
+        asked = [shown(seed, [picture_file(rng.randrange(10**6)) for _ in range(8)]) for seed in range(REQUESTS)]
+        with ThreadPoolExecutor(REQUESTS) as clients:
+            answers = [clients.submit(ask, fleet, prompt) for prompt in asked]
+            wait_until(lambda answers=answers: any(answer.done() for answer in answers), "the first answer")  # type: ignore[misc]
+            fleet.children["encode-0"].kill()
+            assert [answer.result() for answer in answers] == [oracle.answer(prompt) for prompt in asked]
+        assert {name for row in requests_of(fleet)[:REQUESTS] for name in row.encoders} == {"encode-0", "encode-1"}
+        fleet.restart("encode-0")
+        fleet.wait_ready(lambda _: None)
+        if redone(fleet):
+            return
+    pytest.fail(f"the worker was never killed in the middle of an image, in {ROUNDS_MAX} rounds")
+
+
+def test_a_killed_prefill_worker_has_its_prompts_computed_elsewhere_with_their_pictures(
+    fleet: LocalFleet, model: Path
+) -> None:
+    rng = random.Random(6)
+    asked = [shown(seed, [picture_file(rng.randrange(10**6)) for _ in range(4)]) for seed in range(8)]
+    oracle = Oracle(model)
+    with ThreadPoolExecutor(len(asked)) as clients:
+        answers = [clients.submit(ask, fleet, prompt) for prompt in asked]
+        wait_until(lambda: any(row.state == "prefill" for row in requests_of(fleet)), "a prefill")
+        fleet.restart("prefill-0")
+        assert [answer.result() for answer in answers] == [oracle.answer(prompt) for prompt in asked]
+    wait_until(
+        lambda: all(not row.load.reserved_blocks and not row.load.leases for row in workers_of(fleet)), "empty workers"
+    )
