@@ -1,12 +1,19 @@
 """From nothing to the first token: chart, five lines of YAML, the openai client inside the cluster and outside."""
 
 import json
+import os
+import sys
 import time
 
 import openai
+from kube import traffic
+from kube.commands import run
 from kube.site import Site
+from kube.traffic import Traffic
 
 FIRST_TOKEN_S_MAX = 60.0
+REAL_STREAMS = 24
+REAL_TOKENS = 100
 FIVE_LINES = """
 apiVersion: sluice.dev/v1alpha1
 kind: ModelService
@@ -78,6 +85,32 @@ def test_the_operator_asked_for_nothing_it_may_not_have(site: Site) -> None:
     assert "forbidden" not in site.run_kubectl("-n", "sluice-system", "logs", "deployment/sluice-operator").lower()
 
 
-def test_deleting_the_service_leaves_nothing_behind(site: Site) -> None:
+async def test_real_kv_survives_the_change_of_every_worker(site: Site) -> None:
+    """One prefill and one decode worker, each replaced under streams: flips, migrations and the model's own KV."""
+    await site.apart(site.wait_settled, "first")
+    requests = traffic.bodies("first", count=REAL_STREAMS, tokens=REAL_TOKENS)
+    answers = await traffic.undisturbed(site.url("first"), requests)
+    running = Traffic(site.url("first"), requests, answers)
+    running.start()
+    try:
+        await running.wait_in_flight(REAL_STREAMS - 4)
+        pools = {name: {"resources": {"cpu": "300m"}} for name in ("prefill", "decode")}
+        await site.apart(site.api.merge, site.service_path("first"), {"spec": {"pools": pools}})
+        await site.apart(site.wait_settled, "first")
+        report = await running.finish()
+    finally:
+        await running.abandon()
+    print(f"\nrolling update of the five-line service, a real model: {report.line()}")
+    assert (report.wrong, report.resumed, report.refusals.total()) == ([], 0, 0)
+
+
+def test_status_shows_it_to_a_person(site: Site) -> None:
+    command = [sys.executable, "-m", "sluice.cli.main", "status", "first"]
+    shown = run(command, deadline_s=30, environment={**os.environ, "KUBECONFIG": str(site.api.kubeconfig)})
+    assert "first" in shown
+    assert "decode" in shown
+
+
+def test_a_deleted_service_is_gone_at_once(site: Site) -> None:
+    """What it owned follows while other tests run: `test_release.py` looks for the rest."""
     site.run_kubectl("delete", "modelservice", "first", "--timeout=60s")
-    site.wait_gone("first")

@@ -29,18 +29,20 @@ def with_helm(site: Site, act: Callable[[Any], Any]) -> Any:
         config.close()
 
 
-def test_an_upgrade_changes_what_it_says_and_a_rollback_takes_it_back(site: Site) -> None:
+async def test_services_serve_on_through_the_life_of_the_release(site: Site, demo: Document, streams: Streams) -> None:
+    """Upgraded, rolled back, uninstalled and installed again, with streams running."""
     louder = {**site.values(), "operator": {"logLevel": "debug"}}
     waiting = {"wait": "watcher", "timeout": HELM_WAIT_S}
-    with_helm(site, lambda helm: helm.upgrade(str(CHART), RELEASE, louder, namespace=SYSTEM, **waiting))
-    assert log_level(site) == "debug"
-    with_helm(site, lambda helm: helm.rollback(RELEASE, **waiting))
-    assert log_level(site) == "info"
-    assert len(with_helm(site, lambda helm: helm.history(RELEASE))) >= 3
 
+    def upgrade(helm: Any) -> None:
+        helm.upgrade(str(CHART), RELEASE, louder, namespace=SYSTEM, **waiting)
 
-async def test_services_serve_on_without_their_operator(site: Site, demo: Document, streams: Streams) -> None:
-    async with streams("chart uninstalled and installed again") as traffic:
+    async with streams("release upgraded, rolled back, uninstalled, installed") as traffic:
+        await site.apart(with_helm, site, upgrade)
+        assert await site.apart(log_level, site) == "debug"
+        await site.apart(with_helm, site, lambda helm: helm.rollback(RELEASE, **waiting))
+        assert await site.apart(log_level, site) == "info"
+        assert len(await site.apart(with_helm, site, lambda helm: helm.history(RELEASE))) >= 3
         await site.apart(site.uninstall)
         assert not await site.apart(site.api.exists, SETTINGS)
         kept = [one["metadata"]["name"] for one in await site.apart(site.api.items, DEFINITIONS)]
@@ -48,3 +50,14 @@ async def test_services_serve_on_without_their_operator(site: Site, demo: Docume
         await traffic.wait_completed(20)
         await site.apart(site.install)
     await site.apart(site.wait_settled, "demo")
+
+
+def test_nothing_is_left_of_a_deleted_service(site: Site) -> None:
+    """The five-line service of the first tests was deleted long ago; the disturbed one goes now."""
+    site.api.delete(site.service_path("demo"))
+    for name in ("first", "demo"):
+        site.wait_gone(name)
+
+
+def test_the_operator_asked_for_nothing_it_may_not_have(site: Site) -> None:
+    assert "forbidden" not in site.run_kubectl("-n", SYSTEM, "logs", "deployment/sluice-operator").lower()

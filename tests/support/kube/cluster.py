@@ -13,6 +13,7 @@ from pathlib import Path
 from kube import control_groups, debian, image_store, network, pki
 from kube.api import Api, Document
 from kube.build import Binaries, build
+from kube.commands import UnfitError
 from kube.control_plane import SERVER, ControlPlane
 from kube.dns import ClusterDns
 from kube.image_store import Images
@@ -90,11 +91,11 @@ class Cluster:
 def prepare(places: Places, *, nodes: int = NODES) -> Cluster:
     """A cluster that can go up: everything installed, built and packed. Minutes on a fresh machine, then seconds.
 
-    Raises CommandError, or RuntimeError naming what this machine lacks.
+    Raises CommandError, or UnfitError naming what this machine lacks.
     """
     problem = "needs root" if os.geteuid() != 0 else control_groups.problem()
     if problem is not None:
-        raise RuntimeError(f"a cluster cannot run on this machine: {problem}; set KUBECONFIG to use one that is there")
+        raise UnfitError(f"a cluster cannot run on this machine: {problem}; set KUBECONFIG to use one that is there")
     debian.install_missing()
     return Cluster(places, binaries=build(places), images=image_store.prepare(places), nodes=nodes)
 

@@ -14,6 +14,10 @@ class CommandError(RuntimeError):
     """A program failed or took too long; the message ends with its last words."""
 
 
+class UnfitError(RuntimeError):
+    """This machine cannot run a cluster, or cannot get what it takes; the message says what is missing."""
+
+
 def run(
     argv: Sequence[str | Path],
     *,

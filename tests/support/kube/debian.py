@@ -6,10 +6,10 @@ are. Needs root. Never builds anything: that is `build.py`.
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from kube.commands import run
+from kube.commands import CommandError, UnfitError, run
 
 PROGRAMS = {
     "containerd": "containerd",
@@ -29,7 +29,7 @@ GO = Path("/usr/lib/go-1.19/bin/go")
 MIRROR = "http://deb.debian.org/debian"
 RELEASE = "bookworm"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-INSTALL_S_MAX = 600.0
+INSTALL_S_MAX = 900.0
 QUIET = {"DEBIAN_FRONTEND": "noninteractive"}
 
 
@@ -40,16 +40,16 @@ def install_missing() -> list[str]:
     missing += [] if GO.exists() else ["golang-1.19-go", "golang-1.19-src"]
     if missing:
         environment = {**os.environ, **QUIET}
-        run(["apt-get", "update"], deadline_s=INSTALL_S_MAX, environment=environment)
-        command = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
-        run(command, deadline_s=INSTALL_S_MAX, environment=environment)
+        _fetch(["apt-get", "update"], environment=environment)
+        _fetch(["apt-get", "install", "-y", "--no-install-recommends", *missing], environment=environment)
     return missing
 
 
 def download(packages: Iterable[str], folder: Path) -> None:
     """The package files themselves, into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    run(["apt-get", "download", *packages], deadline_s=INSTALL_S_MAX, folder=folder)
+    _fetch(["apt-get", "update"])
+    _fetch(["apt-get", "download", *packages], folder=folder)
 
 
 def download_source(package: str, folder: Path) -> None:
@@ -64,9 +64,23 @@ def download_source(package: str, folder: Path) -> None:
         f"-oDir::State::lists={lists}",
         "-oAPT::Sandbox::User=root",
     ]
-    run(["apt-get", *options, "update"], deadline_s=INSTALL_S_MAX)
-    run(["apt-get", *options, "source", "--download-only", package], deadline_s=INSTALL_S_MAX, folder=folder)
+    _fetch(["apt-get", *options, "update"])
+    _fetch(["apt-get", *options, "source", "--download-only", package], folder=folder)
     shutil.rmtree(lists)
+
+
+def make_base_system(folder: Path) -> None:
+    """A small Debian with Python in `folder`. Raises UnfitError if the packages cannot be had."""
+    options = ["--variant=minbase", "--include=python3,ca-certificates"]
+    _fetch(["debootstrap", *options, RELEASE, str(folder), MIRROR])
+
+
+def _fetch(command: Sequence[str], *, folder: Path | None = None, environment: Mapping[str, str] | None = None) -> None:
+    """Run what asks the distribution's servers. Raises UnfitError: what they do not give cannot be tested with."""
+    try:
+        run(command, deadline_s=INSTALL_S_MAX, folder=folder, environment=environment)
+    except CommandError as error:
+        raise UnfitError(f"the distribution's packages cannot be had here: {error}") from error
 
 
 def unpack(package_file: Path, folder: Path) -> None:

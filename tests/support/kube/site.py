@@ -16,7 +16,7 @@ import helm_python as helm
 from kube import cluster
 from kube.api import Api, ApiError, Document
 from kube.cluster import Cluster, is_node_ready
-from kube.commands import run
+from kube.commands import UnfitError, run
 from kube.places import Places, cache_root
 from kube.processes import wait_until
 
@@ -25,7 +25,9 @@ RELEASE = "sluice"
 SYSTEM = "sluice-system"
 WAIT_S = 300.0  # a laptop that does other things, too
 HELM_WAIT_S = 300
+GPUS_PER_NODE = 4  # room for all workers of the disturbed service, so that a node can be drained
 SERVICES = "/apis/sluice.dev/v1alpha1"
+GPU = "example.com/gpu"  # an extended resource: counted by the scheduler, made of nothing
 OWNED = (
     "/api/v1/pods",
     "/api/v1/services",
@@ -113,6 +115,26 @@ class Site:
         for pod in self.worker_pods(service):
             counts[pod["spec"]["nodeName"]] = counts.get(pod["spec"]["nodeName"], 0) + 1
         return max(counts, key=lambda name: (counts[name], name))
+
+    def set_gpus(self, count: int) -> None:
+        """Give every node so many GPUs: extended resources that nothing stands behind. Only on an own cluster."""
+        change = {"status": {"capacity": {GPU: str(count)}}}
+        for node in self.api.items("/api/v1/nodes"):
+            self.api.merge(f"/api/v1/nodes/{node['metadata']['name']}/status", change)
+
+        def is_told() -> bool:
+            nodes = self.api.items("/api/v1/nodes")
+            return all(node["status"]["allocatable"].get(GPU) == str(count) for node in nodes)
+
+        wait_until(is_told, deadline_s=60, what=f"kubelets offer {count} GPUs")
+
+    def free_gpus(self) -> int:
+        """GPUs of all nodes that no pod has asked for."""
+        nodes = self.api.items("/api/v1/nodes")
+        there = sum(int(node["status"]["allocatable"].get(GPU, 0)) for node in nodes)
+        pods = [pod for pod in self.api.items("/api/v1/pods") if pod["status"].get("phase") in {"Running", "Pending"}]
+        asked = [box["resources"].get("limits", {}).get(GPU, 0) for pod in pods for box in pod["spec"]["containers"]]
+        return there - sum(int(count) for count in asked)
 
     def service_path(self, name: str) -> str:
         return f"{SERVICES}/namespaces/default/modelservices/{name}"
@@ -206,7 +228,7 @@ class Site:
 def find_site() -> Site:
     """The cluster of KUBECONFIG, the one that is kept up here, or a new one of our own.
 
-    Raises RuntimeError naming what is missing.
+    Raises UnfitError naming what is missing.
     """
     named = os.environ.get("KUBECONFIG")
     if not named:
@@ -225,7 +247,7 @@ def find_site() -> Site:
     images = [os.environ.get(f"SLUICE_E2E_{target}_IMAGE", "") for target in ("CONTROL", "WORKER")]
     kubectl = shutil.which("kubectl")
     if not all(images) or kubectl is None:
-        raise RuntimeError(
+        raise UnfitError(
             "KUBECONFIG is set: set SLUICE_E2E_CONTROL_IMAGE and SLUICE_E2E_WORKER_IMAGE to images its nodes can get, "
             "and install kubectl"
         )

@@ -12,9 +12,8 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from kube import debian
 from kube.archive import Layer, Settings, write_archive, write_layer
-from kube.commands import run
-from kube.debian import MIRROR, RELEASE
 from kube.places import Places
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -36,7 +35,6 @@ ENVIRONMENT = {
 }
 SCRIPT = "#!/usr/bin/env python3\nimport sys\n\nfrom {module} import {function}\n\nsys.exit({function}())\n"
 SCRIPTS = {"sluice": ("sluice.cli.main", "main"), "kopf": ("kopf.cli", "main")}
-DEBOOTSTRAP_S_MAX = 900.0
 
 
 def image_name(target: str, tag: str) -> str:
@@ -87,8 +85,7 @@ def base_layer(places: Places, target: Path) -> Layer:
     done = system / "etc" / "sluice-base"
     if not done.exists():
         shutil.rmtree(system, ignore_errors=True)
-        options = ["--variant=minbase", "--include=python3,ca-certificates"]
-        run(["debootstrap", *options, RELEASE, system, MIRROR], deadline_s=DEBOOTSTRAP_S_MAX)
+        debian.make_base_system(system)
         for wasteful in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man"):
             shutil.rmtree(system / wasteful, ignore_errors=True)
         shutil.rmtree(system / "dev")  # device files; a container brings its own

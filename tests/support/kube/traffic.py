@@ -5,10 +5,12 @@ counted, since only a lost router may make it necessary. Never disturbs anything
 """
 
 import asyncio
+import json
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -17,6 +19,9 @@ from sse_client import Answer, read_events
 ATTEMPTS_MAX = 60
 RETRY_S = 0.25
 REQUEST_S_MAX = 300.0
+STREAMS = 56  # at least 50 in flight at any time, with room for those that have just ended
+STREAM_TOKENS = 100
+RESULTS = Path("e2e-results.jsonl")
 Body = dict[str, Any]
 
 
@@ -31,11 +36,14 @@ class Report:
     connections_failed: int = 0  # before any event had come
     wrong: list[str] = field(default_factory=list)
     pause_s_max: float = 0.0  # longest silence within a stream
+    in_flight: int = 0  # streams that had brought a token when the disturbance began
+    seconds: float = 0.0  # from the first request to the last answer
 
     def line(self) -> str:
         """One line for a person."""
         return (
-            f"{self.completed} requests, {self.tokens} tokens, {len(self.wrong)} wrong, {self.resumed} resumed, "
+            f"{self.in_flight} in flight, {self.completed} requests, {self.tokens} tokens in {self.seconds:.0f} s, "
+            f"{len(self.wrong)} wrong, {self.resumed} resumed, "
             f"{self.refusals.total()} refused, {self.connections_failed} connections failed, "
             f"longest pause {self.pause_s_max:.2f} s"
         )
@@ -63,9 +71,11 @@ class Traffic:
         self._running: dict[int, _Client] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._started_s = 0.0
 
     def start(self) -> None:
         """One client for every request of the list."""
+        self._started_s = time.monotonic()
         for number in range(len(self._requests)):
             self._tasks.append(asyncio.create_task(self._repeat(number), name=f"client {number}"))
 
@@ -80,6 +90,7 @@ class Traffic:
             while self.in_flight < count:
                 self._raise_failure()
                 await asyncio.sleep(0.02)
+        self.report.in_flight = self.in_flight
 
     async def wait_completed(self, more: int, *, deadline_s: float = 300.0) -> None:
         """Return when so many further requests have ended. Raises TimeoutError."""
@@ -96,6 +107,7 @@ class Traffic:
             await asyncio.gather(*self._tasks)
         finally:
             await self.abandon()
+        self.report.seconds = time.monotonic() - self._started_s
         return self.report
 
     async def abandon(self) -> None:
@@ -180,8 +192,15 @@ async def undisturbed(url: str, requests: Sequence[Body]) -> list[str]:
     timeout = aiohttp.ClientTimeout(total=REQUEST_S_MAX, sock_connect=5)
     async with aiohttp.ClientSession(timeout=timeout) as http:
         texts = await asyncio.gather(*(_Client(http, url, body, report).run() for body in requests))
-    assert report.resumed == 0
+    assert (report.resumed, report.refusals.total(), report.connections_failed) == (0, 0, 0)
     return list(texts)
+
+
+def record(name: str, report: Report) -> None:
+    """Keep the figures for docs/kubernetes.md, and show them."""
+    print(f"\n{name}: {report.line()}")
+    with RESULTS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"disruption": name, "report": report.line(), "refusals": report.refusals}) + "\n")
 
 
 def _difference(number: int, text: str, expected: str) -> str:
