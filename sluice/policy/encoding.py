@@ -90,7 +90,7 @@ def choose_encoders(image_tokens: Sequence[int], encoders: Sequence[Encoder], *,
             continue
         tokens = image_tokens[image]
         in_time = [share for share in shares if share.encoder.wait_s + share.work_s(tokens) <= budget_s]
-        chosen = min(in_time or shares, key=lambda share: _rank(share, tokens, is_late=not in_time))
+        chosen = min(in_time or shares, key=lambda share: _rank(share, tokens, budget_s=budget_s if in_time else 0.0))
         chosen.images.append(image)
         chosen.tokens.append(tokens)
     used = [share for share in shares if share.images]
@@ -108,15 +108,15 @@ def way_of(roles: Sequence[Role]) -> Way:
     return next(iter(ways)) if len(ways) == 1 else Way.SEVERAL
 
 
-def _rank(share: _Share, tokens: int, *, is_late: bool) -> tuple[float, float]:
-    """In time: dollars first, then the end. Late: the end first."""
+def _rank(share: _Share, tokens: int, *, budget_s: float) -> tuple[float, float]:
+    """In time: dollars, dearer the more of the budget is used, so that equals share evenly. Late: the end first."""
     encoder = share.encoder
     work_s = share.work_s(tokens)
     more_s = encoder.curve.encode_s([tokens]) - encoder.curve.batch_s  # the batch's own cost must not glue images
     stall_s = STALL_WEIGHT * encoder.decodes * max(0.0, work_s - encoder.slack_s)
     dollars = (more_s + stall_s) * encoder.price_per_s
     ends_s = encoder.wait_s + work_s
-    return (ends_s, dollars) if is_late else (dollars, ends_s)
+    return (dollars * (1.0 + ends_s / budget_s), ends_s) if budget_s > 0.0 else (ends_s, dollars)
 
 
 def _ready_s(share: _Share) -> float:

@@ -8,7 +8,6 @@ Next: `flow.py` for one sequence, `policy/policy.py` for the choice of workers.
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 from sluice.clock import Clock
@@ -22,12 +21,13 @@ from sluice.errors import (
     NoWorkerError,
     SluiceError,
 )
-from sluice.policy.admission import AdmissionLimits, AdmissionQueue
+from sluice.policy.admission import AdmissionQueue
 from sluice.policy.policy import Policy, Unplaced
-from sluice.policy.restraint import Restraint, RestraintLimits
+from sluice.policy.restraint import Restraint
 from sluice.router.claims import Claims, Copy
 from sluice.router.decisions import Decision, Decisions, Kind
-from sluice.router.door import Door, HoldLimits
+from sluice.router.dispatch_limits import DispatchLimits
+from sluice.router.door import Door
 from sluice.router.encode_desk import EncodeDesk
 from sluice.router.evacuation import Evacuations
 from sluice.router.fleet import Fleet, Member
@@ -53,18 +53,6 @@ WHOLE: Final = frozenset({FinishReason.STOP.value, FinishReason.LENGTH.value})
 _NO_COPIES: Final[Mapping[int, Copy]] = {}
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DispatchLimits:
-    """Bounds of what is in flight."""
-
-    admission: AdmissionLimits
-    attempts_max: int
-    unread_tokens_max: int
-    records_max: int
-    restraint: RestraintLimits = field(default_factory=RestraintLimits)
-    hold: HoldLimits = field(default_factory=HoldLimits)
 
 
 class Dispatcher:
@@ -107,8 +95,8 @@ class Dispatcher:
             observer=observer,
         )
         self._peering = Peering(fleet)
-        new_sequence, metrics = self._maker.new_sequence, observer.metrics
-        self.desk = EncodeDesk(fleet, clock, router=router, metrics=metrics, new_sequence=new_sequence)
+        new, metrics = self._maker.new_sequence, observer.metrics
+        self.desk = EncodeDesk(fleet, clock, router=router, metrics=metrics, new_sequence=new, ttft_s=limits.ttft_s)
         self._reports = Reports(
             flows=self._flows,
             fleet=fleet,

@@ -44,10 +44,11 @@ class EncodeDesk:
         router: RouterId,
         metrics: RouterMetrics,
         new_sequence: Callable[[], SequenceId],
+        ttft_s: float,
     ) -> None:
-        """`new_sequence` gives ids that no other sequence has."""
+        """`new_sequence` gives ids that no other sequence has; `ttft_s` is the objective for a first token."""
         self._fleet = fleet
-        self._looks = Looks(fleet, clock, router=router, new_sequence=new_sequence)
+        self._looks = Looks(fleet, clock, router=router, new_sequence=new_sequence, ttft_s=ttft_s)
         self._showings = Showings(
             self._looks, fleet.at, clock, router=router, metrics=metrics, new_sequence=new_sequence
         )

@@ -212,7 +212,8 @@ class Fleet:
         member = self._members[slot] = Member(info, link, table=self.table, slot=slot, now_s=now_s)
         self.index.add_worker(slot, block_tokens=info.block_tokens)
         gpu_class = info.gpu_class or info.device
-        key = ClassKey(gpu_class=gpu_class, tensor_parallel=info.tensor_parallel, model=info.model)
+        part = f"{info.model} (vision)" if info.role is Role.ENCODE else info.model  # another half, another speed
+        key = ClassKey(gpu_class=gpu_class, tensor_parallel=info.tensor_parallel, model=part)
         self.capacity.join(info.worker, key, info.step_terms)
         member.books.believe(self.capacity.curve(info.worker))
         return member

@@ -15,12 +15,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from sluice.capacity.encode_curve import EncodeCurve
 from sluice.clock import Clock
 from sluice.domain.block_hash import HASH_UNIT_TOKENS, extend_chain
 from sluice.domain.ids import BlockHash, BootId, RouterId, SequenceId
 from sluice.domain.image import ImageLayout, embedding_tokens
 from sluice.errors import InvalidRequestError, NoWorkerError, SluiceError
-from sluice.policy.encoder_choice import EncoderView, choose_encoder
+from sluice.policy.encoding import Encoder, choose_encoders
 from sluice.router.fleet import Fleet, Member
 from sluice.wire.gen import sluice_pb2 as pb
 
@@ -28,6 +29,15 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 LOOKS_MAX: Final = 4
+LOOK_TOKENS: Final = 512
+"""A picture whose size nobody knows yet counts as so many embeddings."""
+
+TOKEN_S_MIN: Final = 1e-6
+"""An embedding takes some time everywhere: queues must count."""
+
+TTFT_SHARE: Final = 0.5
+"""Of the objective for the first token, what encoding may take: a cheaper encode worker is preferred so long."""
+
 LOOK_S_MAX: Final = 20.0
 LAYOUTS_MAX: Final = 65_536
 SEEN_MAX: Final = 4096
@@ -50,6 +60,20 @@ class Shown:
         return self.root, self.name
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderView:
+    """What is known of one encode worker that admits work."""
+
+    cached: bool  # it has all embeddings of the image
+    prepared: bool  # it has looked at the picture
+    encoder: Encoder
+
+    @property
+    def slot(self) -> int:
+        """Of the worker."""
+        return self.encoder.slot
+
+
 @dataclass(slots=True, eq=False)
 class _Look:
     """One picture on its way to its layout."""
@@ -65,8 +89,18 @@ class _Look:
 class Looks:
     """The looks of one router."""
 
-    def __init__(self, fleet: Fleet, clock: Clock, *, router: RouterId, new_sequence: Callable[[], SequenceId]) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        clock: Clock,
+        *,
+        router: RouterId,
+        new_sequence: Callable[[], SequenceId],
+        ttft_s: float,
+    ) -> None:
+        """`ttft_s`: the objective for the first token."""
         self._fleet = fleet
+        self._budget_s = TTFT_SHARE * ttft_s
         self._now_s = clock.now_s
         self._router = router
         self._new_sequence = new_sequence
@@ -93,8 +127,14 @@ class Looks:
         return look.answer
 
     def choose(self, shown: Shown, *, excluded: AbstractSet[BootId]) -> EncoderView | None:
-        """The best encode worker for a picture, if there is one."""
-        return choose_encoder(self._views(shown, excluded=excluded))
+        """The best encode worker for a picture, if there is one: who has its embeddings, else who has looked at it,
+        else the cheapest that is in time, or who is done first (`policy/encoding.py`)."""
+        views = list(self._views(shown, excluded=excluded))
+        near = [view for view in views if view.cached] or [view for view in views if view.prepared] or views
+        layout = self._layouts.get(shown.name)
+        tokens = LOOK_TOKENS if layout is None else layout.tokens
+        plan = choose_encoders((tokens,), [view.encoder for view in near], budget_s=self._budget_s)
+        return None if plan is None else next(view for view in near if view.slot == plan.shards[0].slot)
 
     def _views(self, shown: Shown, *, excluded: AbstractSet[BootId]) -> Iterator[EncoderView]:
         layout, cached, wanted = self._layouts.get(shown.name), dict[int, int](), 1
@@ -110,16 +150,30 @@ class Looks:
                 continue
             slot = member.slot
             yield EncoderView(
-                slot=slot,
                 cached=cached.get(slot, 0) >= wanted,
                 prepared=self._seen_by.get(shown.key) == member.info.boot,
-                queued_tokens=max(member.load.waiting_prefill_tokens, queued[slot]),
-                looks=looks[slot],
+                encoder=self._encoder(
+                    member, tokens=max(member.load.waiting_prefill_tokens, queued[slot]), looks=looks[slot]
+                ),
             )
+
+    def _encoder(self, member: Member, *, tokens: int, looks: int) -> Encoder:
+        """One encode worker as its steps have shown it; `tokens` embeddings and `looks` pictures wait there."""
+        table, slot = self._fleet.table, member.slot
+        curve = EncodeCurve(
+            batch_s=float(table.base_s[slot]), image_s=0.0, token_s=max(TOKEN_S_MIN, float(table.prefill_token_s[slot]))
+        )
+        return Encoder(
+            slot=slot,
+            role=member.info.role,
+            curve=curve,
+            wait_s=curve.token_s * (tokens + LOOK_TOKENS * looks),
+            price_per_s=float(table.price_per_s[slot]),
+        )
 
     def _send(self, look: _Look) -> None:
         """Ask the best encode worker that has not failed; there may be none."""
-        view = choose_encoder(self._views(look.shown, excluded=look.failed))
+        view = self.choose(look.shown, excluded=look.failed)
         if view is None or len(look.failed) >= LOOKS_MAX:
             del self._by_key[look.shown.key]
             if not look.answer.done():

@@ -26,7 +26,8 @@ from sluice.policy.admission import AdmissionLimits
 from sluice.policy.registry import make_policy
 from sluice.policy.restraint import RestraintLimits
 from sluice.router.admin_service import AdminService
-from sluice.router.dispatcher import Dispatcher, DispatchLimits
+from sluice.router.dispatch_limits import DispatchLimits
+from sluice.router.dispatcher import Dispatcher
 from sluice.router.door import HoldLimits
 from sluice.router.fleet import Fleet
 from sluice.router.fleet_service import FleetService
@@ -157,6 +158,7 @@ def _dispatch_limits(config: RouterConfig) -> DispatchLimits:
         unread_tokens_max=config.stream_buffer_tokens_max,
         records_max=config.records_max,
         hold=HoldLimits(hold_s=admission.hold_s, held_requests_max=admission.held_requests_max),
+        ttft_s=config.slo.ttft_s,
         restraint=RestraintLimits(moves_max=config.placement.moves_max, flips_max=config.placement.flips_max),
     )
 

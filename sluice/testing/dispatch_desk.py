@@ -15,7 +15,8 @@ from sluice.domain.sampling import SamplingParams
 from sluice.policy.admission import AdmissionLimits
 from sluice.policy.joint import Joint
 from sluice.policy.policy import Policy
-from sluice.router.dispatcher import Dispatcher, DispatchLimits
+from sluice.router.dispatch_limits import DispatchLimits
+from sluice.router.dispatcher import Dispatcher
 from sluice.router.fleet import Fleet, Member
 from sluice.router.job import Job, Prompt
 from sluice.router.observer import Observer

@@ -37,6 +37,13 @@ def test_equal_encoders_share_a_requests_images() -> None:
     assert plan.way is Way.APART
 
 
+def test_encoders_that_are_nearly_equal_share_nearly_evenly() -> None:
+    noisy = [encoder(0, curve=SLOW.times(1.02)), encoder(1, curve=SLOW), encoder(2, curve=SLOW.times(0.98))]
+    plan = choose_encoders([500] * 9, noisy, budget_s=10.0)
+    assert plan is not None
+    assert all(2 <= len(shard.images) <= 4 for shard in plan.shards)
+
+
 def test_a_cheap_encoder_is_preferred_while_it_is_in_time() -> None:
     gpu = encoder(0, curve=FAST, price=20.0, role=Role.MIXED)
     cheap = encoder(1, curve=SLOW, price=1.0)

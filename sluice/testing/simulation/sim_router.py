@@ -15,7 +15,8 @@ from sluice.clock import Clock
 from sluice.domain.ids import RouterId
 from sluice.policy.admission import AdmissionLimits
 from sluice.policy.policy import Policy
-from sluice.router.dispatcher import Dispatcher, DispatchLimits
+from sluice.router.dispatch_limits import DispatchLimits
+from sluice.router.dispatcher import Dispatcher
 from sluice.router.fleet import Fleet
 from sluice.router.fleet_service import FleetService
 from sluice.router.observer import Observer
