@@ -5,7 +5,7 @@
 The platform is `sluice up` with emulated GPUs: real router, real workers, real streams and handoffs, whose
 engines take as long for a step as the same step model says. Requests are the Azure conversation trace's
 first ones up to 4,096 tokens, sent as token ids over HTTP; times are those the client sees. Both place with
-the same policy.
+the same policy, for the same objectives.
 
 A simulator knows GPUs, not the machine that HTTP, tokens and messages pass through. That time is measured before
 the trace, on the idle platform with single requests of several lengths, as a constant and a term per prompt
@@ -39,6 +39,7 @@ from sluice.cli import up
 from sluice.cli.fleet_options import plan_from
 from sluice.cli.local_fleet import LocalFleet
 from sluice.cli.objectives import parse_objective
+from sluice.config.router import SloConfig
 from sluice.domain.slo import SloClass
 from sluice.policy.registry import POLICIES, make_policy
 from sluice.simulator.fleet_run import FleetRun
@@ -89,7 +90,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         curve, profile = slow_curve(arguments.gpu, slower), Path(folder) / "slow.json"
         profile_file.write(profile, Profile(gpu_class=arguments.gpu, model=SHAPE, tensor_parallel=1, curve=curve))
-        host, real_ttft_s, real_tpot_s = asyncio.run(on_platform(pools, profile, curve, trace, policy=arguments.policy))
+        host, real_ttft_s, real_tpot_s = asyncio.run(
+            on_platform(pools, profile, curve, trace, policy=arguments.policy, slo=objective.slo)
+        )
         options = RunOptions(objective=objective, stale_s=HEARTBEAT_S, is_answer_asked=True)
         ttft_s, tpot_s = in_simulator(
             pools, f"{arguments.gpu}=measured:{profile}", trace, options, policy=arguments.policy
@@ -150,13 +153,14 @@ def in_simulator(
 
 
 async def on_platform(
-    pools: str, profile: Path, curve: StepCurve, trace: Workload, *, policy: str
+    pools: str, profile: Path, curve: StepCurve, trace: Workload, *, policy: str, slo: SloClass
 ) -> tuple[Host, Column, Column]:
     """What the machine adds; then TTFT and TPOT per request, as the client sees them."""
     parser = argparse.ArgumentParser()
     up.add_arguments(parser)
     words = ["--policy", policy, "--gpu", pools, "--profile", f"{pools.partition(':')[0]}={profile}"]
     plan = plan_from(parser.parse_args(words), http_port=0, grpc_port=0)
+    plan = replace(plan, slo=SloConfig(ttft_s=slo.ttft_s, tpot_s=slo.tpot_s, miss_cost=slo.miss_cost))
     with LocalFleet(plan) as fleet:
         fleet.wait_ready(lambda _joined: None)
         client = Client(f"{fleet.url}/completions", plan.model_name)

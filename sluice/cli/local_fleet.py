@@ -22,7 +22,7 @@ from sluice.cli.beside import BESIDE
 from sluice.cli.child import Child
 from sluice.cli.gpu_pools import WORKERS_MAX, EmulatedWorker, Role
 from sluice.config import load
-from sluice.config.router import PlacementConfig, RouterConfig
+from sluice.config.router import PlacementConfig, RouterConfig, SloConfig
 from sluice.config.telemetry import TelemetryConfig
 from sluice.config.worker import EngineConfig, GpuConfig, ImagesConfig, TransferConfig, WorkerConfig
 from sluice.errors import ConfigError, NoWorkerError
@@ -66,6 +66,7 @@ class FleetPlan:
     transfer: TransferConfig = dataclasses.field(default_factory=TransferConfig)
     telemetry: TelemetryConfig = dataclasses.field(default_factory=TelemetryConfig)
     placement: PlacementConfig = dataclasses.field(default_factory=PlacementConfig)
+    slo: SloConfig = dataclasses.field(default_factory=SloConfig)
     emulate: str = ""  # the shape of a model; then `emulated` are the workers
     emulated: tuple[EmulatedWorker, ...] = ()
 
@@ -257,6 +258,7 @@ class LocalFleet:
             http_port=router.http_port,
             grpc_port=router.grpc_port,
             placement=self.plan.placement,
+            slo=self.plan.slo,
             telemetry=self._telemetry(router.name),
         )
         self._start(router.name, "router", config, {})
