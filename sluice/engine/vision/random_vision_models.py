@@ -114,17 +114,26 @@ _PROCESSORS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
 }
 
 
-def save_random_vision_model(directory: Path, *, family: str, seed: int = 0, spread: float = 0.2) -> None:
+def save_random_vision_model(
+    directory: Path,
+    *,
+    family: str,
+    seed: int = 0,
+    spread: float = 0.2,
+    config: Mapping[str, Any] | None = None,
+    processor: Mapping[str, Any] | None = None,
+) -> None:
     """Write config, weights and preprocessor settings of one of CONFIGS to `directory`.
 
-    `spread` is the standard deviation of the weights, wide enough that rounding decides no token.
+    `config` instead of the family's own, and `processor` settings over its own, make other sizes. `spread` is
+    the standard deviation of the weights, wide enough that rounding decides no token.
     """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers is partly typed
-    config = AutoConfig.for_model(family, **CONFIGS[family])
+    made = AutoConfig.for_model(family, **(config or CONFIGS[family]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         make: Any = AutoModelForImageTextToText.from_config
-        model = make(config, dtype=torch.float32, attn_implementation="eager")
+        model = make(made, dtype=torch.float32, attn_implementation="eager")
         with torch.no_grad():
             for weight in model.parameters():
                 if weight.ndim > 1:
@@ -133,5 +142,5 @@ def save_random_vision_model(directory: Path, *, family: str, seed: int = 0, spr
                     weight.add_(torch.randn_like(weight) * spread / 10)
     model.save_pretrained(directory)
     kind, settings = _PROCESSORS[family]
-    processor = json.dumps({"image_processor_type": kind, **settings}, indent=2)
-    (directory / "preprocessor_config.json").write_text(processor)
+    written = json.dumps({"image_processor_type": kind, **settings, **(processor or {})}, indent=2)
+    (directory / "preprocessor_config.json").write_text(written)
