@@ -204,7 +204,12 @@ def encoders(fleet: LocalFleet, folder: Path, *, count: int, pace_ms: float) -> 
             )
             path = folder / f"encode-{number}.yaml"
             path.write_text(load.to_yaml(json.loads(json.dumps(dataclasses.asdict(config)))))
-            command = [sys.executable, str(Path(__file__).with_name("paced_encoder.py")), str(path), str(pace_ms)]
+            command = [
+                sys.executable,
+                str(Path(__file__).parent / "images_parts" / "paced_encoder.py"),
+                str(path),
+                str(pace_ms),
+            ]
             with (folder / f"encode-{number}.log").open("w") as log:
                 processes.append(subprocess.Popen(command, stdout=log, stderr=log))
         deadline_s = time.monotonic() + 180
