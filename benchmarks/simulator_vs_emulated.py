@@ -1,6 +1,6 @@
 """The simulator beside the platform itself: the same requests through both, in real time through one of them.
 
-    SLUICE_DATA=../shared/data python benchmarks/simulator_vs_emulated.py [--slower 4] [--rate 1.5] [--duration 600]
+    SLUICE_DATA=../shared/data python benchmarks/simulator_vs_emulated.py [--slower 5] [--rate 5] [--duration 600]
 
 The platform is `sluice up` with emulated GPUs: real router, real workers, real streams and handoffs, whose
 engines take as long for a step as the same step model says. Requests are the Azure conversation trace's
@@ -74,29 +74,27 @@ class Host:
 def main() -> None:
     """Run both, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpu", default="L4", help="class of the workers, all mixed")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--pools", default="L40S:2m", help="workers of one class")
     parser.add_argument("--policy", default="joint", choices=sorted(POLICIES))
-    parser.add_argument("--slower", type=float, default=4.0)
-    parser.add_argument("--rate", type=float, default=1.5, help="requests/s at full speed")
+    parser.add_argument("--slower", type=float, default=5.0)
+    parser.add_argument("--rate", type=float, default=5.0, help="requests/s at full speed")
     parser.add_argument("--duration", type=float, default=600.0, help="of the run, seconds")
-    parser.add_argument("--slo", default="ttft=1,tpot=0.15,itl=0.5", help="at full speed")
+    parser.add_argument("--slo", default="ttft=0.1,tpot=0.03,itl=0.5", help="at full speed")
     arguments = parser.parse_args()
     slower = arguments.slower
     trace = read_trace(str(DATA / "azure/AzureLLMInferenceTrace_conv.csv"), rate=None, seed=0)
     trace = trace.no_longer_than(TOKENS_MAX).at_rate(arguments.rate / slower).within(arguments.duration)
     objective = slowed(parse_objective(arguments.slo), slower)
-    pools = f"{arguments.gpu}:{arguments.workers}m"
+    pools = arguments.pools
+    name = pools.partition(":")[0]
     with tempfile.TemporaryDirectory() as folder:
-        curve, profile = slow_curve(arguments.gpu, slower), Path(folder) / "slow.json"
-        profile_file.write(profile, Profile(gpu_class=arguments.gpu, model=SHAPE, tensor_parallel=1, curve=curve))
+        curve, profile = slow_curve(name, slower), Path(folder) / "slow.json"
+        profile_file.write(profile, Profile(gpu_class=name, model=SHAPE, tensor_parallel=1, curve=curve))
         host, real_ttft_s, real_tpot_s = asyncio.run(
             on_platform(pools, profile, curve, trace, policy=arguments.policy, slo=objective.slo)
         )
         options = RunOptions(objective=objective, stale_s=HEARTBEAT_S, is_answer_asked=True)
-        ttft_s, tpot_s = in_simulator(
-            pools, f"{arguments.gpu}=measured:{profile}", trace, options, policy=arguments.policy
-        )
+        ttft_s, tpot_s = in_simulator(pools, f"{name}=measured:{profile}", trace, options, policy=arguments.policy)
     ttft_s = ttft_s + host.of(trace.prompt_tokens)
     print(f"{len(trace)} requests in {trace.duration_s:.0f} s on {pools}, {slower:g} times slower")
     print(
