@@ -93,3 +93,8 @@ async def test_a_policy_that_moves_is_seen_in_the_records(capsys: pytest.Capture
         shown = json.loads(capsys.readouterr().out)["requests"]
         assert any(row["moves"] for row in shown)
         assert 'sluice_wishes_total{kind="move",result="begun"}' in metrics_of(fleet)
+        words = ["explain", moved[0].request_id, "--grpc", fleet.grpc_address]
+        assert await asyncio.to_thread(main, words) == 0
+        told = capsys.readouterr().out
+        assert " move: to a100-80g-mixed-" in told
+        assert "migrated from a100-80g-mixed-" in told
