@@ -1,12 +1,13 @@
 """What encode workers give: one picture twice, eight pictures over four of them, and the memory of each process.
 
-Run `python benchmarks/images.py [cached|memory|sharded ...]`. Real processes, random weights, pictures of noise that no
-request shares with another unless it should.
+Run `python benchmarks/images.py [cached|memory|sharded|cores ...]`. Real processes, random weights, pictures of
+noise that no request shares with another unless it should.
 
     cached   a request's pictures new, then sent again: time and CPU time of the encode worker for either
     memory   largest and present private memory: encode, prefill and decode workers against one that does all
     sharded  TTFT of a request with eight pictures over four encode workers against one, on the same platform in turns
-             (three are drained for the one): towers paced to MS per image by sleeping, and unpaced, bound by the cores
+             (three are drained for the one), with towers that take a given time for an image: they sleep for the rest
+    cores    the same with towers as fast as the machine's cores are
 """
 
 import argparse
@@ -42,6 +43,10 @@ SIDE: Final = 336
 PIXELS: Final = {"size": {"shortest_edge": 28 * 28, "longest_edge": SIDE * SIDE}}
 TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 ENGINE: Final = EngineConfig(threads=1, kv_memory_mib=32, step_tokens_max=512)
+PARTS: Final = ("cached", "memory", "sharded", "cores")
+PACE_MS: Final = 530.0
+"""What EPD's table 4 takes for one of eight images without sharding (4.27 s, MiniCPM-V 2.6; arXiv 2501.05460)."""
+
 SEEDS: Final = itertools.count(1)
 
 
@@ -235,37 +240,36 @@ def toggle(fleet: LocalFleet, workers: list[str], *, is_on: bool) -> None:
 
 
 def sharded(folder: Path, rounds: int, pace_ms: float) -> None:
-    """Eight pictures, four encode workers against one."""
-    for name, tower, ms in (("paced", 32, pace_ms), ("unpaced", 384, 0.0)):
-        model = make_model(folder / name, tower=tower, language=64, depth=2 if ms else 8)
-        plan = NoEye(model_path=model, model_name="bench", prefill=1, decode=1, engine=ENGINE)
-        times: dict[int, list[float]] = {4: [], 1: []}
-        with LocalFleet(plan) as fleet, contextlib.ExitStack() as stack:
-            fleet.wait_ready(lambda _: None)
-            stack.enter_context(encoders(fleet, folder, count=4, pace_ms=ms))
-            ask(fleet.grpc_address, [picture() for _ in range(8)])
-            others = [f"encode-{number}" for number in range(1, 4)]
-            for _ in range(rounds):
-                for count, taken in times.items():
-                    toggle(fleet, others, is_on=count == 4)
-                    answer = ask(fleet.grpc_address, [picture() for _ in range(8)])
-                    assert len(answer.row.encoders) == count, f"{answer.row.encoders} took part"
-                    taken.append(answer.ttft_s)
-        four, one = statistics.median(times[4]), statistics.median(times[1])
-        what = f"towers of {ms:g} ms an image" if ms else f"towers bound by {os.cpu_count()} cores"
-        ratio = statistics.median(a / b for a, b in zip(times[4], times[1], strict=True))
-        print(f"\n8 pictures, {what}: TTFT {four * 1e3:.0f} ms over 4 encode workers, {one * 1e3:.0f} ms over 1")
-        print(f"  ratio {ratio:.3f} (median of {rounds} pairs)")
+    """Eight pictures, four encode workers against one; `pace_ms` 0: as fast as the cores are."""
+    model = make_model(folder / f"sharded-{pace_ms:g}", tower=32 if pace_ms else 384, language=64, depth=2)
+    plan = NoEye(model_path=model, model_name="bench", prefill=1, decode=1, engine=ENGINE)
+    times: dict[int, list[float]] = {4: [], 1: []}
+    with LocalFleet(plan) as fleet, contextlib.ExitStack() as stack:
+        fleet.wait_ready(lambda _: None)
+        stack.enter_context(encoders(fleet, folder, count=4, pace_ms=pace_ms))
+        ask(fleet.grpc_address, [picture() for _ in range(8)])
+        others = [f"encode-{number}" for number in range(1, 4)]
+        for _ in range(rounds):
+            for count, taken in times.items():
+                toggle(fleet, others, is_on=count == 4)
+                answer = ask(fleet.grpc_address, [picture() for _ in range(8)])
+                assert len(answer.row.encoders) == count, f"{answer.row.encoders} took part"
+                taken.append(answer.ttft_s)
+    four, one = statistics.median(times[4]), statistics.median(times[1])
+    what = f"towers of {pace_ms:g} ms an image" if pace_ms else f"towers bound by {os.cpu_count()} cores"
+    ratio = statistics.median(a / b for a, b in zip(times[4], times[1], strict=True))
+    print(f"\n8 pictures, {what}: TTFT {four * 1e3:.0f} ms over 4 encode workers, {one * 1e3:.0f} ms over 1")
+    print(f"  ratio {ratio:.3f} (median of {rounds} pairs)")
 
 
 def main() -> None:
     """Run the named parts, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=["cached", "memory", "sharded", []], metavar="PART")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--pace-ms", type=float, default=100.0, metavar="MS")
+    parser.add_argument("--pace-ms", type=float, default=PACE_MS, metavar="MS")
     arguments = parser.parse_args()
-    parts = arguments.parts or ["cached", "memory", "sharded"]
+    parts = arguments.parts or PARTS
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if "cached" in parts:
@@ -274,6 +278,8 @@ def main() -> None:
             memory(folder)
         if "sharded" in parts:
             sharded(folder, arguments.rounds, arguments.pace_ms)
+        if "cores" in parts:
+            sharded(folder, arguments.rounds, 0.0)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """An encode worker whose vision tower takes a given time for each image: sleeps for what its tiny tower does not need.
 
-Started by `images.py`: `python benchmarks/images_parts/paced_encoder.py worker.yaml MS`. Everything but the tower's speed is the
-real process: transports, engine thread, batches, cache. It shows what a platform does with a tower's time on a
-machine that has fewer cores than towers.
+Started by `images.py` with a worker's settings file and the milliseconds of an image. Everything but the tower's
+speed is the real process: transports, engine thread, batches, cache. It shows what a platform does with a tower's
+time on a machine that has fewer cores than towers.
 """
 
 import sys

@@ -62,6 +62,7 @@ class PicturesConfig:
     per_request_max: int = 16
     file_bytes_max: int = 20 * 1024 * 1024
     request_bytes_max: int = 48 * 1024 * 1024
+    held_bytes_max: int = 1024 * 1024 * 1024  # of all running requests
     fetch_s: float = 10.0  # of one picture, redirects included
     redirects_max: int = 3
     fetches_max: int = 16  # at once

@@ -68,14 +68,14 @@ class EncodeDesk:
     def recall(self, name: bytes, *, field: str, root: BlockHash) -> Picture | None:
         """A picture by its file's name, if some encode worker still has its embeddings."""
         shown = Shown(name=name, data=b"", field=field, root=embedding_root(root))
-        layout, view = self._looks.layout_of(name), self._looks.choose(shown, excluded=frozenset())
+        layout, view = self._looks.layout_of(name), self._looks.choose(shown)
         if layout is None or view is None or not view.cached:
             return None
         return Picture(name=name, data=b"", field=field, layout=layout, is_known=True)
 
     def _looking(self, shown: Shown) -> _Answer:
         """The layout, if the picture is known; otherwise a look. What no encoder has any more is encoded meanwhile."""
-        layout, view = self._looks.layout_of(shown.name), self._looks.choose(shown, excluded=frozenset())
+        layout, view = self._looks.layout_of(shown.name), self._looks.choose(shown)
         if layout is not None and view is not None and (view.cached or view.prepared):
             return _Answer(layout, is_known=True)
         looking = self._looks.look(shown)

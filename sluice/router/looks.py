@@ -80,6 +80,7 @@ class _Look:
 
     shown: Shown
     answer: "asyncio.Future[ImageLayout]"
+    avoid: AbstractSet[BootId]
     sequence: SequenceId = _UNSENT
     member: Member | None = None
     sent_s: float = 0.0
@@ -116,20 +117,28 @@ class Looks:
         """What is known of a picture that was looked at before."""
         return self._layouts.get(name)
 
-    def look(self, shown: Shown) -> "asyncio.Future[ImageLayout]":
-        """Have a picture prepared and encoded. The future fails with a SluiceError; nobody need wait for it."""
+    def look(self, shown: Shown, *, avoid: AbstractSet[BootId] = frozenset()) -> "asyncio.Future[ImageLayout]":
+        """Have a picture prepared and encoded, by others than `avoid` if there are any.
+
+        The future fails with a SluiceError; nobody need wait for it.
+        """
         look = self._by_key.get(shown.key)
         if look is None:
-            look = _Look(shown, asyncio.get_running_loop().create_future())
+            look = _Look(shown, asyncio.get_running_loop().create_future(), avoid=frozenset(avoid))
             look.answer.add_done_callback(_retrieve)
             self._by_key[shown.key] = look
             self._send(look)
         return look.answer
 
-    def choose(self, shown: Shown, *, excluded: AbstractSet[BootId]) -> EncoderView | None:
+    def choose(
+        self, shown: Shown, *, avoid: AbstractSet[BootId] = frozenset(), excluded: AbstractSet[BootId] = frozenset()
+    ) -> EncoderView | None:
         """The best encode worker for a picture, if there is one: who has its embeddings, else who has looked at it,
-        else the cheapest that is in time, or who is done first (`policy/encoding.py`)."""
-        views = list(self._views(shown, excluded=excluded))
+        else the cheapest that is in time, or who is done first (`policy/encoding.py`).
+
+        Those of `avoid` only if there is no other, those of `excluded` never.
+        """
+        views = list(self._views(shown, excluded=excluded | avoid)) or list(self._views(shown, excluded=excluded))
         near = [view for view in views if view.cached] or [view for view in views if view.prepared] or views
         layout = self._layouts.get(shown.name)
         tokens = LOOK_TOKENS if layout is None else layout.tokens
@@ -173,7 +182,7 @@ class Looks:
 
     def _send(self, look: _Look) -> None:
         """Ask the best encode worker that has not failed; there may be none."""
-        view = self.choose(look.shown, excluded=look.failed)
+        view = self.choose(look.shown, avoid=look.avoid, excluded=look.failed)
         if view is None or len(look.failed) >= LOOKS_MAX:
             del self._by_key[look.shown.key]
             if not look.answer.done():

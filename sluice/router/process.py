@@ -93,7 +93,10 @@ async def serve(config: RouterConfig, *, clock: Clock) -> AsyncIterator[RunningR
     )
     model = _model_name(config)
     reader = PictureReader(config.pictures)
-    classes, gallery = SloClasses(config.slo), Gallery(reader, dispatcher.desk, clock)
+    classes, gallery = (
+        SloClasses(config.slo),
+        Gallery(reader, dispatcher.desk, clock, held_bytes_max=config.pictures.held_bytes_max),
+    )
     door = dispatcher.door
     intake = Intake(tokenizer, fleet, model=model, door=door, limits=limits, classes=classes, gallery=gallery)
     http = HttpServer(intake=intake, dispatcher=dispatcher, tokenizer=tokenizer, body_bytes_max=config.body_bytes_max)

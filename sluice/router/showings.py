@@ -100,7 +100,7 @@ class Showings:
             one = _Showing(reader, shown, picture.layout, target, self._now_s(), row)
             self._of.setdefault(reader.sequence, []).append(one)
             self._metrics.image(is_known=picture.is_known)
-            view = self._looks.choose(shown, excluded=one.failed)
+            view = self._looks.choose(shown)
             if view is not None and (view.cached or view.prepared):
                 reader.record.images_cached += view.cached and picture.is_known
                 self._feed(one, Event.LOOKED)
@@ -196,7 +196,7 @@ class Showings:
                     assert_never(effect)
 
     def _look(self, one: _Showing) -> None:
-        looking = self._looks.look(one.shown)
+        looking = self._looks.look(one.shown, avoid=one.failed)
         looking.add_done_callback(lambda done: self._on_looked(one, done))
 
     def _on_looked(self, one: _Showing, looked: "asyncio.Future[ImageLayout]") -> None:
@@ -208,7 +208,7 @@ class Showings:
             self._feed(one, Event.LOOKED)
 
     def _send(self, one: _Showing) -> None:
-        view = self._looks.choose(one.shown, excluded=frozenset())
+        view = self._looks.choose(one.shown, avoid=one.failed)
         if view is None:  # the one that looked is gone already
             one.state = State.LOOKING
             self._look(one)

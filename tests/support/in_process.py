@@ -19,7 +19,7 @@ from sluice.cli import model_engine, vision_engine
 from sluice.cli.built_engine import BuiltEngine
 from sluice.cli.worker_process import WorkerProcess
 from sluice.clock import SystemClock
-from sluice.config.router import PlacementConfig, RouterConfig
+from sluice.config.router import PicturesConfig, PlacementConfig, RouterConfig
 from sluice.config.worker import EngineConfig, TransferConfig, WorkerConfig
 from sluice.domain.ids import BootId
 from sluice.engine.random_models import save_random_model
@@ -155,7 +155,12 @@ def make_model(directory: Path) -> Path:
 
 @contextlib.asynccontextmanager
 async def start(
-    plans: Sequence[WorkerPlan], model_path: Path, *, routers: int = 1, router_grace_s: float = 30.0
+    plans: Sequence[WorkerPlan],
+    model_path: Path,
+    *,
+    routers: int = 1,
+    router_grace_s: float = 30.0,
+    held_bytes_max: int = 2**30,
 ) -> AsyncIterator[Platform]:
     """Routers and these workers; every prompt of 2 tokens or more is disaggregated if it can be."""
     config = RouterConfig(
@@ -165,6 +170,7 @@ async def start(
         grpc_port=0,
         heartbeat_s=0.1,
         placement=PlacementConfig(disaggregate_tokens_min=2),
+        pictures=PicturesConfig(held_bytes_max=held_bytes_max),
     )
     network = InprocNetwork()
     async with contextlib.AsyncExitStack() as stack:

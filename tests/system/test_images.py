@@ -195,3 +195,15 @@ async def test_prompt_and_pictures_must_match(qwen: Path) -> None:
             await ask(platform, Shown(prompt.ids, prompt.files[:1]))
         with pytest.raises(grpc.aio.AioRpcError, match="has 0 places for 2 pictures"):
             await ask(platform, Shown((5, 6, 7), prompt.files))
+
+
+async def test_pictures_of_all_requests_are_bounded_and_let_go_when_they_end(qwen: Path) -> None:
+    prompt = prompts("held", [3])[0]
+    async with start(EPD, qwen, held_bytes_max=sum(map(len, prompt.files))) as platform:
+        assert await ask(platform, prompt) == Oracle(qwen).answer(prompt)
+        await platform.wait_quiet()
+        assert await ask(platform, prompt), "what a request held is free again"
+        asking = [asyncio.create_task(ask(platform, prompt, new_tokens=100)) for _ in range(2)]
+        outcomes = await asyncio.gather(*asking, return_exceptions=True)
+        refused = [one for one in outcomes if isinstance(one, grpc.aio.AioRpcError)]
+        assert [one.code() for one in refused] == [grpc.StatusCode.RESOURCE_EXHAUSTED]

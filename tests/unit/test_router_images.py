@@ -12,7 +12,6 @@ from sluice.domain.ids import WorkerId
 from sluice.domain.image import embedding_root, embedding_tokens
 from sluice.domain.role import Lifecycle, Role
 from sluice.errors import IllegalTransitionError, IncompatiblePeerError, InvalidRequestError, NoWorkerError
-from sluice.policy.encoder_choice import EncoderView, choose_encoder
 from sluice.router import showing
 from sluice.router.looks import LOOK_S_MAX, LOOKS_MAX
 from sluice.router.showing import Event, State
@@ -58,21 +57,6 @@ def test_every_pair_of_state_and_event_is_in_the_table_or_refused() -> None:
         else:
             with pytest.raises(IllegalTransitionError):
                 showing.advance(*pair)
-
-
-def view(slot: int, *, cached: bool = False, prepared: bool = False, queued: int = 0, looks: int = 0) -> EncoderView:
-    return EncoderView(slot=slot, cached=cached, prepared=prepared, queued_tokens=queued, looks=looks)
-
-
-def test_who_has_the_embeddings_comes_before_who_has_the_picture_before_who_has_least_to_do() -> None:
-    assert choose_encoder([]) is None
-    idle, busy = view(1), view(2, queued=9999, looks=3)
-    assert choose_encoder([busy, idle]) is idle
-    prepared = view(3, prepared=True, queued=5000)
-    assert choose_encoder([idle, prepared]) is prepared
-    cached = view(4, cached=True, queued=7000)
-    assert choose_encoder([idle, prepared, cached]) is cached
-    assert choose_encoder([view(6), view(5)]) == view(5), "the same one for equal ones"
 
 
 async def test_pictures_of_a_request_are_spread_over_encode_workers(desk: ImageDesk) -> None:
@@ -152,6 +136,20 @@ async def test_a_forgotten_picture_is_looked_at_again(desk: ImageDesk) -> None:
     desk.looked(encoder, look.look)
     await asyncio.sleep(0)
     assert desk.only(encoder, "start")
+
+
+async def test_an_encode_worker_that_failed_is_avoided_while_there_is_another(desk: ImageDesk) -> None:
+    first = desk.encoder("e")
+    desk.reader("m")
+    await desk.submit_looked_at(first, A)
+    (start,) = desk.only(first, "start")
+    second = desk.encoder("f")
+    desk.handoff(first, start.start.state, pb.HANDOFF_FAILED)
+    assert not desk.only(first, "look"), "though it has the picture"
+    (look,) = desk.only(second, "look")
+    desk.looked(second, look.look)
+    await asyncio.sleep(0)
+    assert desk.only(second, "start")
 
 
 async def test_images_that_never_come_send_their_prompt_elsewhere(desk: ImageDesk) -> None:
