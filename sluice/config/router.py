@@ -78,7 +78,7 @@ class RouterConfig:
     host: str = "127.0.0.1"
     http_port: int = 8000
     grpc_port: int = 8001
-    body_bytes_max: int = 4 * 1024 * 1024
+    body_bytes_max: int = 4 * 1024 * 1024  # beside pictures
     choices_max: int = 16
     prompts_max: int = 64  # prompts in one completions call
     stream_buffer_tokens_max: int = 4096  # unread by a slow client before it is cut off

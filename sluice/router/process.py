@@ -99,7 +99,8 @@ async def serve(config: RouterConfig, *, clock: Clock) -> AsyncIterator[RunningR
     )
     door = dispatcher.door
     intake = Intake(tokenizer, fleet, model=model, door=door, limits=limits, classes=classes, gallery=gallery)
-    http = HttpServer(intake=intake, dispatcher=dispatcher, tokenizer=tokenizer, body_bytes_max=config.body_bytes_max)
+    body_bytes_max = _body_bytes_max(config, sees=tokenizer.vision is not None)
+    http = HttpServer(intake=intake, dispatcher=dispatcher, tokenizer=tokenizer, body_bytes_max=body_bytes_max)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(intake.close)
         stack.push_async_callback(reader.close)
@@ -142,6 +143,11 @@ async def _run_until_stopped(config: RouterConfig) -> None:
         _log.info("stopping; %d sequences are running", router.dispatcher.sequences)
         assert router.http.server is not None
         await leave(router.dispatcher, router.http.server, grace_s=config.stop_grace_s)
+
+
+def _body_bytes_max(config: RouterConfig, *, sees: bool) -> int:
+    """What one HTTP request may have: where the model sees, its pictures in base64 too."""
+    return config.body_bytes_max + (config.pictures.request_bytes_max * 4 // 3 if sees else 0)
 
 
 def _model_name(config: RouterConfig) -> str:
