@@ -49,6 +49,10 @@ CASES = {
 }
 
 
+def _path(trace: str) -> str:
+    return trace if trace.startswith("synthetic") else str(DATA / trace)
+
+
 def study(case: Case, requests: int) -> Study:
     specs = make_specs(
         parse_pools(case.pools),
@@ -58,7 +62,7 @@ def study(case: Case, requests: int) -> Study:
     )
 
     def workload(seed: int) -> Workload:
-        trace = read_trace(str(DATA / case.trace), rate=case.rate, seed=seed, requests_max=requests)
+        trace = read_trace(_path(case.trace), rate=case.rate, seed=seed, requests_max=requests)
         return trace.resampled(seed)
 
     options = RunOptions(objective=parse_objective(case.slo))

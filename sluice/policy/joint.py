@@ -5,8 +5,9 @@ what a miss costs its class) and of the sequences it would slow, each by its own
 then memory, the transfer and the price of the seconds it takes (`worth.py`). That keeps loose classes away from
 tight ones, and each phase on the GPUs that are good at it, without rules for either. Where nobody is near an
 objective what is left is latency, as LMETRIC weighs it (OSDI 2026): the prompts before it times the
-sequences beside it, here in each worker's own seconds. A class with a `refuse_above` is refused early when
-serving it would cost that much more than missing it. One worker for both phases is a pair like any
+sequences beside it, here in each worker's own seconds. Among equal workers, and for requests of one class, nothing
+was found to beat that rule: there it decides alone, its hotspot rule included. A class with a `refuse_above` is
+refused early when serving it would cost that much more than missing it. One worker for both phases is a pair like any
 other, with nothing to move: so whether to disaggregate is decided per request. The best few
 workers of each phase are paired, not all: a thousand workers cost little more than thirty.
 
@@ -23,11 +24,12 @@ import numpy as np
 
 from sluice.policy.fit import Fit, fit
 from sluice.policy.fleet_table import PREFILL_BIT, FleetTable, FloatColumn, IntColumn
+from sluice.policy.hotspot import HotspotDetector
 from sluice.policy.policy import Ask, Candidate, Flip, Move, Placed, Running, Unplaced
 from sluice.policy.rebalance import HOT_MIN, Decoders, wished_moves
 from sluice.policy.residents import Residents
 from sluice.policy.role_change import wished_flip
-from sluice.policy.worth import Weights, Worth, steps_now, weigh
+from sluice.policy.worth import Weights, Worth, latency_only, steps_now, weigh
 
 PAIRED: Final = 3
 """Workers of each phase that are weighed against each other."""
@@ -38,6 +40,9 @@ HANDOFF_S: Final = 0.005
 
 SPLIT_TOKENS_MIN: Final = 64
 """On idle workers of a role each, fewer tokens to compute than this are not worth a handoff."""
+
+ALIKE: Final = 1.25
+"""Workers whose speeds differ by less are taken for equals."""
 
 SPREAD: Final = 1e-9
 _BINDING: Final = {
@@ -85,6 +90,7 @@ class Joint:
         self._weights = weights or Weights()
         self._split_tokens_min = split_tokens_min
         self._residents = Residents()
+        self._hotspots = HotspotDetector()
 
     def place(
         self, ask: Ask, fleet: FleetTable, cached_tokens: Mapping[int, int], *, now_s: float
@@ -95,17 +101,23 @@ class Joint:
             return found
         cached = _cached(ask, fleet, cached_tokens)
         self._residents.fade(rows=fleet.rows, now_s=now_s)
-        worth = weigh(ask, fleet, cached, self._residents, self._weights)
-        pairs = _pairs(ask, found, worth, self._weights.latency)
-        ways = sorted(self._ways(ask, fleet, worth, pairs, cached))[:EXPLAINED]
+        worth = counted = weigh(ask, fleet, cached, self._residents, self._weights)
+        latency = self._weights.latency
+        if _are_alike(fleet, found) and self._residents.are_of_one_class:
+            # Equals that wait for the same: nothing beats the shortest queue times the smallest batch.
+            counted, latency = latency_only(worth), 1.0
+            found = self._without_hotspot(found, cached_tokens)
+        pairs = _pairs(ask, found, counted, latency)
+        ways = sorted(self._ways(ask, fleet, counted, pairs, cached, latency))[:EXPLAINED]
         best = ways[0]
-        candidates = tuple(_candidate(worth, way, self._weights.latency, ask.waited_s) for way in ways)
-        refused = _refused(ask, candidates)
+        candidates = tuple(_candidate(ask, worth, counted, way, latency) for way in ways)
+        refused = _refused(ask, candidates, missed=_missed(worth, best))
         if refused:
             return refused
         self._residents.placed(
             ask.slo, prefill=best.prefill, decode=best.decode, prompt_s=worth.work_s.item(best.prefill)
         )
+        self._hotspots.chose(best.prefill, cached_tokens)
         matched = int(cached.item(best.prefill))
         return Placed(
             prefill=best.prefill,
@@ -129,11 +141,25 @@ class Joint:
         flips = wished_flip(fleet, steps, missed=missed, prompt_share=self._residents.prompt_share(fleet.rows))
         return [*wished_moves(Decoders(fleet, steps, running)), *flips]
 
-    def _ways(
-        self, ask: Ask, fleet: FleetTable, worth: Worth, pairs: Sequence[tuple[int, int]], cached: FloatColumn
+    def _without_hotspot(self, found: Fit, cached_tokens: Mapping[int, int]) -> Fit:
+        """As LMETRIC: those who hold too popular a prefix sit out one choice, so that it spreads."""
+        barred = self._hotspots.barred(cached_tokens, workers=len(found.decode))
+        if not barred:
+            return found
+        others = found.decode[~np.isin(found.decode, list(barred))]
+        return Fit(prefill=others, decode=others) if len(others) else found
+
+    def _ways(  # noqa: PLR0917 - one call, a step of place()
+        self,
+        ask: Ask,
+        fleet: FleetTable,
+        worth: Worth,
+        pairs: Sequence[tuple[int, int]],
+        cached: FloatColumn,
+        latency: float,
     ) -> Iterator[_Way]:
         """What each pair costs. Numbers, not columns: there are few of them."""
-        latency, slo = self._weights.latency, ask.slo
+        slo = ask.slo
         # A worker that is there to decode computes a prompt itself where that is less than a handoff costs.
         off_role_token = latency * HANDOFF_S / (slo.tpot_s * max(1, self._split_tokens_min))
         wait_cost = latency / slo.tpot_s + slo.miss_cost / (slo.ttft_s + ask.output_tokens_expected * slo.tpot_s)
@@ -167,15 +193,31 @@ def _workers(chosen: AbstractSet[int], fleet: FleetTable, worth: Worth, cached: 
     return dict(zip(slots, map(_Worker._make, zip(*numbers, strict=True)), strict=True))
 
 
-def _refused(ask: Ask, candidates: Sequence[Candidate]) -> Unplaced | None:
+def _are_alike(fleet: FleetTable, found: Fit) -> bool:
+    """Whether all who fit do both phases, at about the same speed."""
+    slots = found.decode
+    if len(found.prefill) != len(slots) or not np.array_equal(found.prefill, slots):
+        return False
+    return all(
+        column.max() <= ALIKE * column.min() for column in (fleet.prefill_token_s.take(slots), fleet.base_s.take(slots))
+    )
+
+
+def _missed(worth: Worth, way: _Way) -> float:
+    """The misses this way is expected to cost: its own and of those it slows."""
+    late, slow = worth.late.item(way.prefill), worth.slow.item(way.decode)
+    return late + slow + worth.prompt_harm.item(way.prefill) + worth.output_harm.item(way.decode)
+
+
+def _refused(ask: Ask, candidates: Sequence[Candidate], *, missed: float) -> Unplaced | None:
     """Early refusal, of classes that allow it: too late to be of use, or worth less than what it would spoil."""
     slo, best = ask.slo, candidates[0]
     if ask.resident is not None:
         return None
     if best.ttft_s > slo.give_up_s:
         why, binding = f"the first token would take {best.ttft_s:.3g} s, the limit is {slo.give_up_s:g} s", "ttft"
-    elif best.cost > slo.refuse_above * slo.miss_cost:
-        why = f"served, it would cost {best.cost:.2f} of missed objectives, refused {slo.miss_cost:g}"
+    elif missed > slo.refuse_above * slo.miss_cost:
+        why = f"served, it would cost {missed:.2f} of missed objectives, refused {slo.miss_cost:g}"
         binding = _BINDING[max(best.terms, key=lambda name: best.terms[name])]
     else:
         return None
@@ -183,24 +225,25 @@ def _refused(ask: Ask, candidates: Sequence[Candidate]) -> Unplaced | None:
     return Unplaced(reason=why, is_final=True, retry_after_s=retry_after_s, binding=binding, candidates=candidates)
 
 
-def _candidate(worth: Worth, way: _Way, latency: float, waited_s: float) -> Candidate:
+def _candidate(ask: Ask, worth: Worth, counted: Worth, way: _Way, latency: float) -> Candidate:
+    """For the record: times from `worth`, terms from what of it `counted`."""
     cost, prefill, decode, link, off_role = way
     beside = max(worth.beside.item(prefill), worth.beside.item(decode))
     return Candidate(
         prefill=prefill,
         decode=decode,
-        ttft_s=worth.ttft_s.item(prefill) + waited_s,
+        ttft_s=worth.ttft_s.item(prefill) + ask.waited_s,
         tpot_s=worth.tpot_s.item(decode),
         cost=cost,
         terms={
             "latency": latency * worth.ahead.item(prefill) * beside,
-            "late": worth.late.item(prefill),
-            "slow": worth.slow.item(decode),
-            "harm": worth.prompt_harm.item(prefill) + worth.output_harm.item(decode),
-            "memory": worth.memory.item(decode),
+            "late": counted.late.item(prefill),
+            "slow": counted.slow.item(decode),
+            "harm": counted.prompt_harm.item(prefill) + counted.output_harm.item(decode),
+            "memory": counted.memory.item(decode),
             "link": link,
             "off role": off_role,
-            "price": worth.prompt_price.item(prefill) + worth.output_price.item(decode),
+            "price": counted.prompt_price.item(prefill) + counted.output_price.item(decode),
         },
     )
 
@@ -234,10 +277,13 @@ def _mean(column: FloatColumn, slots: IntColumn) -> float:
 
 
 def _best(slots: IntColumn, costs: FloatColumn) -> list[int]:
-    """The `PAIRED` cheapest; `costs` are of all rows."""
-    if len(slots) > PAIRED:
-        slots = slots.take(costs.take(slots).argpartition(PAIRED)[:PAIRED])
-    best: list[int] = slots.tolist()
+    """The `PAIRED` cheapest, the cheapest first; `costs` are of all rows."""
+    of_slots = costs.take(slots)
+    best = []
+    for _ in range(min(PAIRED, len(slots))):  # faster than partitioning a thousand
+        at = of_slots.argmin()
+        best.append(slots.item(at))
+        of_slots[at] = np.inf
     return best
 
 

@@ -21,6 +21,9 @@ WINDOW_S: Final = 10.0
 CLASSES_MAX: Final = 6
 """Different objectives told apart; further ones count as the last."""
 
+ONE_CLASS: Final = 0.95
+"""Share of the placements."""
+
 UNKNOWN: Final = 1e-6
 """A trace of every newcomer's own class: where nothing was placed yet, all who are there count as of that class."""
 
@@ -57,6 +60,14 @@ class Residents:
         line = self._line(slo)  # may make a new array of what follows
         self._outputs[line, decode] += 1.0
         self._prompt_s[prefill] += prompt_s
+
+    @property
+    def are_of_one_class(self) -> bool:
+        """Whether nearly all that was placed lately had the same objectives."""
+        if len(self._lines) < 2:
+            return True
+        lately = self._outputs.sum(axis=1)
+        return bool(lately.max() >= ONE_CLASS * lately.sum())
 
     def prompt_share(self, rows: int) -> FloatColumn:
         """The part of its time each worker spent on prompts lately."""

@@ -32,6 +32,10 @@ MEMORY_MARGIN: Final = 0.1
 """The last tenth of a KV pool is worth having: running sequences grow."""
 
 
+FULL: Final = 100.0
+"""Of a full pool where only latency counts besides: more than any queue there is."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
     """How much everything counts that is not a miss."""
@@ -47,7 +51,7 @@ class Worth(NamedTuple):
 
     prompt: FloatColumn  # all that computing the prompt there costs, but for latency
     output: FloatColumn  # all that decoding there costs
-    ahead: FloatColumn  # prompts to compute there, this one's last, in TTFTs of this GPU
+    ahead: FloatColumn  # prompt tokens to compute there, this one's last, in TTFTs of this GPU
     beside: FloatColumn  # sequences there, in TPOTs of this GPU
     ttft_s: FloatColumn  # predicted, from now
     tpot_s: FloatColumn
@@ -108,7 +112,7 @@ def weigh(ask: Ask, fleet: FleetTable, cached: FloatColumn, residents: Residents
     return Worth(
         prompt=late + prompt_harm + prompt_price,
         output=slow + output_harm + memory + output_price,
-        ahead=before_it * token_s * (1.0 / slo.ttft_s),
+        ahead=before_it * prefill_token_s * (1.0 / slo.ttft_s),
         beside=(sequences + 1.0) * (base_s + own_step_s * USUAL_BATCH) * (1.0 / slo.tpot_s),
         ttft_s=ttft_s,
         tpot_s=tpot_s,
@@ -120,6 +124,22 @@ def weigh(ask: Ask, fleet: FleetTable, cached: FloatColumn, residents: Residents
         memory=memory,
         prompt_price=prompt_price,
         output_price=output_price,
+    )
+
+
+def latency_only(worth: Worth) -> Worth:
+    """The same with nothing counted but latency, and KV pools that run full."""
+    nothing, memory = np.zeros(len(worth.late)), worth.memory * FULL
+    return worth._replace(
+        prompt=nothing,
+        output=memory,
+        late=nothing,
+        slow=nothing,
+        prompt_harm=nothing,
+        output_harm=nothing,
+        memory=memory,
+        prompt_price=nothing,
+        output_price=nothing,
     )
 
 

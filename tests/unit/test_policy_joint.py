@@ -117,11 +117,31 @@ def test_a_first_token_that_would_come_too_late_is_refused_at_once_with_a_time_t
 
 
 def test_a_worker_that_computed_many_prompts_lately_is_avoided_for_decoding() -> None:
-    policy, fleet = Joint(), fleet_of((M, {}), (M, {}))
+    policy, fleet = Joint(), fleet_of((M, {"prefill_token_s": 7e-5}), (M, {}))
     first = policy.place(replace(ASK, prompt_tokens=20_000), fleet, {}, now_s=0.0)
     assert isinstance(first, Placed)
-    then = [policy.place(replace(ASK, seed=seed, prompt_tokens=10), fleet, {}, now_s=0.1) for seed in range(9)]
+    then = [
+        policy.place(replace(ASK, seed=seed, prompt_tokens=10, slo=replace(SLO, tpot_s=0.014)), fleet, {}, now_s=0.1)
+        for seed in range(9)
+    ]
     assert all(isinstance(one, Placed) and one.decode != first.prefill for one in then)
+
+
+def test_among_equals_and_for_one_class_the_shortest_queue_times_the_smallest_batch_wins() -> None:
+    # 2,000 x 4 is less than 1,500 x 6; a worker of another speed, or one whose KV is full, is another matter.
+    rows = {"queued_tokens": 1000, "running": 3}, {"queued_tokens": 500, "running": 5}
+    assert placed((M, rows[0]), (M, rows[1])).decode == 0
+    assert placed((M, rows[0]), (M, rows[1])).candidates[0].terms["harm"] == pytest.approx(0.0)
+    assert placed((M, {**rows[0], "free_blocks": 0}), (M, rows[1])).decode == 1
+    assert placed((M, rows[0]), (M, {**rows[1], "prefill_token_s": 3e-5, "base_s": 0.005})).decode == 1
+
+
+def test_equals_spread_a_prefix_that_is_too_popular() -> None:
+    policy, fleet = Joint(), fleet_of((M, {}), (M, {}), (M, {}))
+    chosen = [policy.place(replace(ASK, seed=seed), fleet, {0: 900}, now_s=0.1 * seed) for seed in range(40)]
+    slots = [one.prefill for one in chosen if isinstance(one, Placed)]
+    assert slots.count(0) > 20
+    assert {1, 2} & set(slots)
 
 
 def test_the_record_names_the_chosen_first_and_adds_up() -> None:

@@ -17,6 +17,7 @@ M = Role.MIXED
 TIGHT = SloClass(name="tight", urgency=Urgency.INTERACTIVE, ttft_s=0.5, tpot_s=0.02)
 LOOSE = SloClass(name="loose", urgency=Urgency.BATCH, ttft_s=60.0, tpot_s=1.0)
 ASK = Ask(prompt_tokens=500, output_tokens_max=400, slo=LOOSE, seed=3)
+FEW: dict[str, Any] = {"running": 10, "context_tokens": 30_000, "base_s": 0.016}
 BUSY: dict[str, Any] = {"running": 40, "context_tokens": 30_000}  # steps of 18 ms
 
 
@@ -45,7 +46,7 @@ def test_a_loose_newcomer_keeps_away_from_those_it_would_make_late() -> None:
 
 
 def test_whoever_is_there_unseen_counts_as_of_the_newcomers_class() -> None:
-    tight, crowd = replace(ASK, slo=TIGHT), fleet_of((M, BUSY), (M, {"running": 60, "context_tokens": 80_000}))
+    tight, crowd = replace(ASK, slo=TIGHT), fleet_of((M, FEW), (M, {"base_s": 0.03}))
     answer = Joint().place(tight, crowd, {}, now_s=0.0)
     assert isinstance(answer, Placed)
     assert answer.decode == 0
