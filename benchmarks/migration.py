@@ -15,7 +15,6 @@ With `--plot FILE.svg` the curves are drawn.
 import argparse
 import contextlib
 import dataclasses
-import importlib
 import itertools
 import random
 import statistics
@@ -32,6 +31,7 @@ import grpc
 from sluice.cli.local_fleet import FleetPlan, LocalFleet
 from sluice.config.worker import EngineConfig, TransferConfig
 from sluice.engine.random_models import save_random_model
+from sluice.simulator import svg
 from sluice.testing.tiny_tokenizer import make_model_directory
 from sluice.wire.gen import sluice_pb2 as pb
 from sluice.wire.gen import sluice_pb2_grpc as rpc
@@ -207,22 +207,16 @@ def report(contexts: Sequence[int], ways: Sequence[str], samples: dict[tuple[str
 def plot(
     contexts: Sequence[int], ways: Sequence[str], samples: dict[tuple[str, int], list[Sample]], path: Path
 ) -> None:
-    """Median pause over context, both axes logarithmic, as an SVG; needs matplotlib, which Sluice does not."""
-    plt = importlib.import_module("matplotlib.pyplot")
-    plt.rcParams["svg.hashsalt"] = "sluice"
-    figure, axes = plt.subplots(figsize=(7, 4))
+    """Median pause of first moves over context, in decode steps, as an SVG; what is dearer is cut off."""
+    lines = []
     for way in ways:
         found = [samples[way, context] for context in contexts]
-        pauses = [1e3 * statistics.median(p for one in some for p in one.pauses_s(FIRST)) for some in found]
-        axes.plot(contexts, pauses, marker="o", label=way)
-    steps = [1e3 * statistics.median(one.step_s for way in ways for one in samples[way, n]) for n in contexts]
-    axes.plot(contexts, steps, color="grey", linestyle=":", label="one decode step")
-    axes.set(xscale="log", yscale="log", xlabel="context, tokens", ylabel="median pause of a first move, ms")
-    axes.set_xticks(contexts, [f"{context:,}" for context in contexts])
-    axes.grid(visible=True, alpha=0.3)
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+        steps = [statistics.median(p / one.step_s for one in some for p in one.pauses_s(FIRST)) for some in found]
+        lines.append(svg.Line(way, list(contexts), steps))
+    chart = svg.Chart("Pause seen by the client", "context, tokens", "decode steps", lines, x_is_log=True, y_max=8.0)
+    body = svg.draw(chart).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    style = "<style>text{font:11px sans-serif}.title{font-weight:bold}.grid{stroke:#d8dee4}</style>"
+    path.write_text(body.replace(">", f">{style}", 1) + "\n")
 
 
 def measure(arguments: argparse.Namespace, model: Path) -> dict[tuple[str, int], list[Sample]]:
@@ -242,6 +236,7 @@ def measure(arguments: argparse.Namespace, model: Path) -> dict[tuple[str, int],
                     seen = tuple(tuple(times_s) for times_s in company)
                     samples[way, context].append(dataclasses.replace(sample, company=seen))
                     say_progress(context)
+        report(arguments.contexts, [way], samples)
     return samples
 
 
@@ -268,7 +263,6 @@ def main() -> int:
     for context, turn in itertools.product(arguments.contexts, range(arguments.rounds)):
         answers = {samples[way, context][turn].tokens for way in arguments.ways}
         assert len(answers) == 1, f"answers differ at context {context}"
-    report(arguments.contexts, arguments.ways, samples)
     if arguments.plot is not None:
         plot(arguments.contexts, arguments.ways, samples, arguments.plot)
     return 0
