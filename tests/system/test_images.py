@@ -207,3 +207,50 @@ async def test_pictures_of_all_requests_are_bounded_and_let_go_when_they_end(qwe
         outcomes = await asyncio.gather(*asking, return_exceptions=True)
         refused = [one for one in outcomes if isinstance(one, grpc.aio.AioRpcError)]
         assert [one.code() for one in refused] == [grpc.StatusCode.RESOURCE_EXHAUSTED]
+
+
+async def test_a_request_with_pictures_outlives_its_router(qwen: Path) -> None:
+    prompt = prompts("outlives", [3])[0]
+    expected = Oracle(qwen).answer(prompt, new_tokens=150)
+    request = pb.GenerateRequest(
+        request_id="kept",
+        model="tiny",
+        prompt_tokens=pb.TokenIds(ids=prompt.ids),
+        sampling=pb.SamplingParams(max_tokens=150, temperature=0.0, ignore_eos=True),
+        pictures=[pb.Picture(data=data) for data in prompt.files],
+    )
+    async with start(EPD, qwen, routers=2) as platform:
+        got: list[int] = []
+        async with channels.connect(f"127.0.0.1:{platform.router.grpc_port}") as channel:
+            stream = rpc.InferenceStub(channel).Generate(request, timeout=60)
+            while len(got) < 8:
+                event = await stream.read()
+                assert isinstance(event, pb.GenerateEvent)
+                got += event.tokens
+            await platform.crash_router(0)
+        request.resume.request_id = "kept"
+        request.resume.next_index[0] = len(got)
+        async with channels.connect(f"127.0.0.1:{platform.routers[1].grpc_port}") as channel:
+            events = [event async for event in rpc.InferenceStub(channel).Generate(request, timeout=60)]
+        assert got + [token for event in events for token in event.tokens] == expected
+        await platform.wait_quiet()
+
+
+async def test_several_outputs_of_one_prompt_each_get_its_pictures(qwen: Path) -> None:
+    prompt = prompts("several", [4])[0]
+    request = pb.GenerateRequest(
+        model="tiny",
+        prompt_tokens=pb.TokenIds(ids=prompt.ids),
+        sampling=pb.SamplingParams(max_tokens=NEW_TOKENS, temperature=0.0, ignore_eos=True),
+        pictures=[pb.Picture(data=data) for data in prompt.files],
+        n=3,
+    )
+    expected = Oracle(qwen).answer(prompt)
+    async with (
+        start([*EPD, WorkerPlan(name="p2", role="prefill")], qwen) as platform,
+        channels.connect(f"127.0.0.1:{platform.router.grpc_port}") as channel,
+    ):
+        events = [event async for event in rpc.InferenceStub(channel).Generate(request, timeout=60)]
+        for choice in range(3):
+            assert [token for event in events if event.choice == choice for token in event.tokens] == expected
+        await platform.wait_quiet()
