@@ -164,6 +164,8 @@ class Scheduler:
         sequence = work.sequence
         sequence.computed = work.end
         self._publish(sequence)
+        if sequence.hold and sequence.embeddings:
+            sequence.let_go_of_read()  # room for the next image; held ones are never computed again here
 
     def accept(self, sequence: LiveSequence, *, token: int, finish: FinishReason | None) -> None:
         """The next token of a sequence whose tokens are all computed; with `finish` it is the last."""

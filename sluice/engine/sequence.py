@@ -34,6 +34,7 @@ class LiveSequence:
     hold: bool  # becomes HELD after its first new token
     block_tokens: int
     embeddings: dict[bytes, EmbeddingRows] = field(default_factory=dict)  # of those of its images that are here
+    has_let_go: bool = False  # of embeddings that its computed tokens have read
     has_prompt: bool = False  # it came with its prompt's KV: nobody sends it embeddings
     phase: Phase = Phase.WAITING
     computed: int = 0
@@ -69,15 +70,24 @@ class LiveSequence:
 
     @property
     def can_restart(self) -> bool:
-        """Whether its KV could be computed again here: a sequence that came with KV alone has no embeddings."""
-        return not self.has_prompt or not self.accepted.images
+        """Whether its KV could be computed again here: not without the embeddings of its images."""
+        return not (self.has_prompt or self.has_let_go) or not self.accepted.images
 
     @property
     def lacking(self) -> Iterator[ImageSpan]:
         """Spans of its prompt whose embeddings are sent to it and are not here; none of an image's own sequence."""
         if self.has_prompt or self.accepted.viewer is not None:
             return iter(())
-        return (span for span in self.accepted.images if span.digest not in self.embeddings)
+        return (
+            span for span in self.accepted.images if span.end > self.computed and span.digest not in self.embeddings
+        )
+
+    def let_go_of_read(self) -> None:
+        """Close embeddings that every token of their image has read. Only of one that will not be preempted."""
+        for digest in list(self.embeddings):
+            if all(span.end <= self.computed for span in self.accepted.images if span.digest == digest):
+                self.embeddings.pop(digest).close()
+                self.has_let_go = True
 
     def wants(self, digest: bytes) -> bool:
         """Whether it waits for the embeddings of this image."""

@@ -266,6 +266,28 @@ def test_embeddings_are_closed_once_whatever_becomes_of_their_reader(seer: Seer)
     assert kept.closed == 1
 
 
+def test_a_prompt_that_is_handed_off_lets_go_of_each_image_it_has_read(seer: Seer) -> None:
+    engine, state = seer.engine(), seer.state(3)
+    engine.add(state, hold=True)
+    left = dict(seer.embeddings_of(3))
+    ends = {digest: max(span.end for span in state.images if span.digest == digest) for digest in left}
+    for digest, rows in left.items():
+        engine.provide(state.sequence, digest, rows)
+    computed = 0
+
+    def check(report: StepReport) -> None:
+        nonlocal computed
+        computed += report.shape.prefill_tokens
+        assert {digest for digest, rows in left.items() if rows.closed} == {d for d in left if ends[d] <= computed}
+
+    tokens = run_until_idle(engine, after_step=check)
+    assert [rows.closed for rows in left.values()] == [1] * len(left)
+    assert outputs_of(tokens, 3) == seer.expected[3][:1]
+    engine.resume(state.sequence)  # its handoff is off: it goes on here
+    assert outputs_of(tokens + run_until_idle(engine), 3) == seer.expected[3]
+    assert [rows.closed for rows in left.values()] == [1] * len(left)
+
+
 def test_prompts_that_do_not_match_their_images_are_refused(seer: Seer) -> None:
     engine, state = seer.engine(), seer.state(1)
     moved = replace(state.images[0], first=state.images[0].first + 1)
