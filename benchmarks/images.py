@@ -217,6 +217,7 @@ def encoders(fleet: LocalFleet, folder: Path, *, count: int, pace_ms: float) -> 
             ]
             with (folder / f"encode-{number}.log").open("w") as log:
                 processes.append(subprocess.Popen(command, stdout=log, stderr=log))
+        fleet.wait_ready(lambda _: None)  # the others start at the same time
         deadline_s = time.monotonic() + 180
         while sum(row.info.role == "encode" and not row.load.unready for row in fleet.workers()) < count:
             assert time.monotonic() < deadline_s, "the encode workers did not come"
@@ -245,7 +246,6 @@ def sharded(folder: Path, rounds: int, pace_ms: float) -> None:
     plan = NoEye(model_path=model, model_name="bench", prefill=1, decode=1, engine=ENGINE)
     times: dict[int, list[float]] = {4: [], 1: []}
     with LocalFleet(plan) as fleet, contextlib.ExitStack() as stack:
-        fleet.wait_ready(lambda _: None)
         stack.enter_context(encoders(fleet, folder, count=4, pace_ms=pace_ms))
         ask(fleet.grpc_address, [picture() for _ in range(8)])
         others = [f"encode-{number}" for number in range(1, 4)]

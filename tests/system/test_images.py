@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from vision_platform import NEW_TOKENS, Oracle, Shown, make_vision_model, pictur
 
 from sluice.engine.vision.random_vision_models import CONFIGS
 from sluice.router.encode_desk import name_of
+from sluice.telemetry import tracing
 from sluice.wire import channels
 from sluice.wire.gen import sluice_pb2 as pb
 from sluice.wire.gen import sluice_pb2_grpc as rpc
@@ -254,3 +256,25 @@ async def test_several_outputs_of_one_prompt_each_get_its_pictures(qwen: Path) -
         for choice in range(3):
             assert [token for event in events if event.choice == choice for token in event.tokens] == expected
         await platform.wait_quiet()
+
+
+async def test_a_pictures_journey_is_on_the_requests_trace(qwen: Path, tmp_path: Path) -> None:
+    path = tmp_path / "traces.jsonl"
+    tracing.configure(exporter=tracing.Exporter.FILE, service="sluice-test", endpoint_or_path=str(path))
+    url = f"data:image/png;base64,{base64.b64encode(picture_file(4)).decode()}"
+    content = [{"type": "image_url", "image_url": {"url": url}}]
+    async with start(EPD, qwen) as platform:
+        await platform.client.chat.completions.create(
+            model="tiny",
+            messages=[{"role": "user", "content": content}],  # type: ignore[list-item,misc]
+            max_tokens=2,
+            extra_headers={"traceparent": "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01"},
+        )
+        await platform.wait_quiet()
+    tracing.shutdown()
+    requests = [json.loads(line) for line in path.read_text().splitlines()]
+    spans = [span for request in requests for span in request["resourceSpans"][0]["scopeSpans"][0]["spans"]]
+    names = {span["spanId"]: span["name"] for span in spans}
+    assert ("encode", "request") in {(span["name"], names.get(span["parentSpanId"])) for span in spans}
+    assert ("transfer", "encode") in {(span["name"], names.get(span["parentSpanId"])) for span in spans}
+    assert ("attach", "encode") in {(span["name"], names.get(span["parentSpanId"])) for span in spans}
