@@ -13,6 +13,7 @@ import yaml
 from sluice.config import load
 from sluice.config.operator import OperatorConfig
 from sluice.config.router import RouterConfig
+from sluice.config.telemetry import TelemetryConfig
 from sluice.config.worker import WorkerConfig
 from sluice.operator.accept import accept, gpu_classes
 from sluice.operator.builders import pod_parts
@@ -98,6 +99,15 @@ def test_a_manifest_covers_itself_once_applied(case: str) -> None:
         wanted = marked(manifest)
         live = {**wanted, "status": {}, "metadata": {**wanted["metadata"], "resourceVersion": "7"}}
         assert covers(live, wanted)
+
+
+def test_how_loud_the_operator_is_makes_no_new_worker() -> None:
+    """Its log level once stood in the workers' settings: `helm upgrade` with another one replaced every worker."""
+    body = next(yaml.safe_load_all((GOLDEN / "five_lines.input.yaml").read_text(encoding="utf-8")))
+    service = accept(body, {})
+    loud = OperatorConfig(telemetry=TelemetryConfig(log_level="debug"))
+    for pool in service.pools:
+        assert pool_template(service, pool, loud).revision == pool_template(service, pool, OperatorConfig()).revision
 
 
 def test_a_workers_grace_period_follows_from_the_drain_deadline() -> None:

@@ -16,7 +16,7 @@ from sluice.operator.manifest import Kind, Manifest, digest, head
 STARTUP_S = 120
 
 
-def router_settings(service: AcceptedService, *, model_path: str, config: OperatorConfig) -> dict[str, Any]:
+def router_settings(service: AcceptedService, *, model_path: str) -> dict[str, Any]:
     """The fields of `RouterConfig`."""
     spec = service.spec
     return {
@@ -33,7 +33,7 @@ def router_settings(service: AcceptedService, *, model_path: str, config: Operat
         },
         "placement": {"flips_max": 0},  # roles are the operator's to change
         "slo": spec.objectives.model_dump(mode="json", exclude_none=True),
-        "telemetry": {"log_format": "json", "log_level": config.telemetry.log_level},
+        "telemetry": {"log_format": "json"},
     }
 
 
@@ -44,7 +44,7 @@ def router_config_map(service: AcceptedService, config: OperatorConfig) -> Manif
     labels = {**names.service_labels(service.name), **names.router_selector(service.name)}
     return {
         **head(Kind.CONFIG_MAP, names.router_name(service.name), namespace=service.namespace, labels=labels),
-        "data": {"router.yaml": settings_text(router_settings(service, model_path=path, config=config))},
+        "data": {"router.yaml": settings_text(router_settings(service, model_path=path))},
     }
 
 

@@ -32,7 +32,7 @@ def pool_template(service: AcceptedService, pool: AcceptedPool, config: Operator
     """The pod template of a pool and the revision it makes."""
     image = service.spec.images.worker or config.worker_image
     model = model_volume(service, config, image=image, wanted="all")
-    settings = settings_text(worker_settings(service, pool, model_path=model.path, config=config))
+    settings = settings_text(worker_settings(service, pool, model_path=model.path))
     labels = names.pool_selector(service.name, pool.name)
     pod = {
         "metadata": {"labels": {**names.service_labels(service.name), **labels}},
@@ -62,9 +62,7 @@ def pool_template(service: AcceptedService, pool: AcceptedPool, config: Operator
     return PoolTemplate(pool=pool, revision=revision, settings=settings, pod=pod)
 
 
-def worker_settings(
-    service: AcceptedService, pool: AcceptedPool, *, model_path: str, config: OperatorConfig
-) -> dict[str, Any]:
+def worker_settings(service: AcceptedService, pool: AcceptedPool, *, model_path: str) -> dict[str, Any]:
     """The fields of `WorkerConfig`; a worker's own name and address come from its command line."""
     spec = service.spec
     emulated = service.emulated_gpu(pool)
@@ -86,7 +84,7 @@ def worker_settings(
             "transports": list(spec.transfer.transports or (("nixl", "tcp") if on_gpu else ("tcp",))),
             "floor_gb_per_s": spec.transfer.floor_gb_per_s,
         },
-        "telemetry": {"log_format": "json", "log_level": config.telemetry.log_level},
+        "telemetry": {"log_format": "json"},
     }
 
 
