@@ -27,6 +27,9 @@ from sluice.simulator.workload import Workload
 DATA = Path(os.environ.get("SLUICE_DATA", "../shared/data"))
 AZURE = "azure/AzureLLMInferenceTrace_conv.csv"
 MOONCAKE = "mooncake/conversation_trace.jsonl"
+ARXIV = "vidur/processed_traces/arxiv_summarization.csv"
+SERVEGEN = "servegen/multimodal/mm-image"
+HOT = "synthetic:isl=4000,osl=150,prefix=0.9,groups=2,spread=0.3"  # two prefixes, nine tenths of every prompt
 SHAREGPT = "sharegpt-lens/sharegpt_V3_format_lens.csv"
 POLICIES = ("lmetric", "least_load", "dynamo", "prefix_aware", "llm_d", "polyserve", "xllm", "llumnix", "round_robin")
 
@@ -38,13 +41,20 @@ class Case(NamedTuple):
     pools: str
     rate: float
     slo: str
+    stale_s: float = 0.0  # between two reports of a worker; 0: policies see the present
 
 
 CASES = {
     "azure, 4 H100 colocated": Case(AZURE, "H100:4m", 95.0, "ttft=1,tpot=0.03,itl=0.06"),
-    "mooncake, 4 H100 colocated": Case(MOONCAKE, "H100:4m", 6.0, "ttft=5,tpot=0.03,itl=0.06"),
+    "mooncake, 4 H100 colocated": Case(MOONCAKE, "H100:4m", 4.7, "ttft=5,tpot=0.03,itl=0.06"),
+    "arxiv, 4 H100 colocated": Case(ARXIV, "H100:4m", 43.0, "ttft=1,tpot=0.03,itl=0.06"),
+    "servegen images, 4 H100 colocated": Case(SERVEGEN, "H100:4m", 94.0, "ttft=1,tpot=0.03,itl=0.06"),
     "sharegpt, 4 H100 colocated": Case(SHAREGPT, "H100:4m", 280.0, "ttft=1,tpot=0.03,itl=0.06"),
+    "hot prefix, 8 L40S colocated": Case(HOT, "L40S:8m", 33.0, "ttft=1,tpot=0.05,itl=0.1"),
+    "hot prefix, late reports": Case(HOT, "L40S:8m", 33.0, "ttft=1,tpot=0.05,itl=0.1", stale_s=1.0),
+    "azure, late reports": Case(AZURE, "H100:4m", 90.0, "ttft=1,tpot=0.03,itl=0.06", stale_s=1.0),
     "azure, 1 prefill 3 decode H100": Case(AZURE, "H100:1p+3d", 50.0, "ttft=1,tpot=0.03,itl=0.06"),
+    "azure, 3 prefill 1 decode H100": Case(AZURE, "H100:3p+1d", 50.0, "ttft=1,tpot=0.03,itl=0.06"),
     "azure, 2 H100 4 A100 colocated": Case(AZURE, "H100:2m,A100:4m", 85.0, "ttft=1,tpot=0.04,itl=0.08"),
 }
 
@@ -65,7 +75,7 @@ def study(case: Case, requests: int) -> Study:
         trace = read_trace(_path(case.trace), rate=case.rate, seed=seed, requests_max=requests)
         return trace.resampled(seed)
 
-    options = RunOptions(objective=parse_objective(case.slo))
+    options = RunOptions(objective=parse_objective(case.slo), stale_s=case.stale_s)
     return Study(specs=specs, workload=workload, policy=make_policy, options=options, goals=ALL_GOALS)
 
 
