@@ -1,0 +1,88 @@
+"""Builds the vision demo's tokenizer: one token per word with or without a space before it, digit, mark or byte.
+
+The vocabulary is fixed, not learnt: special tokens, the 256 bytes and the words of questions.py. Any other
+text falls apart into bytes and comes back whole. `<image>` stands for one picture in the chat template's
+output; whoever serves the model replaces it by as many as the picture has embeddings. Read next: train.py.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import questions
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+PAD, USER, ASSISTANT, SYSTEM, IMAGE = "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<image>"
+SPECIALS = (PAD, questions.END, SYSTEM, USER, ASSISTANT, IMAGE)
+PIECES = r"[0-9]| ?\p{L}+|[^0-9\p{L}]"
+POSITIONS_MAX = 4096
+
+CHAT_TEMPLATE = """\
+{%- set marks = {'system': '<|system|>', 'developer': '<|system|>', 'user': '<|user|>',
+                 'tool': '<|user|>', 'assistant': '<|assistant|>'} -%}
+{%- set seen = namespace(pictures=0) -%}
+{%- for message in messages -%}
+  {%- if message['role'] not in marks -%}
+    {{- raise_exception('unknown role: ' + message['role']) -}}
+  {%- endif -%}
+  {{- marks[message['role']] -}}
+  {%- if message['content'] is string -%}
+    {{- message['content'] -}}
+  {%- elif message['content'] -%}
+    {%- for part in message['content'] if part['type'] in ['image', 'image_url'] -%}
+      {%- set seen.pictures = seen.pictures + 1 -%}
+      {{- seen.pictures | string + '<image>' -}}
+    {%- endfor -%}
+    {%- for part in message['content'] if part['type'] == 'text' -%}
+      {{- part['text'] -}}
+    {%- endfor -%}
+  {%- endif -%}
+  {{- '<|end|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}
+"""
+
+
+def build() -> PreTrainedTokenizerFast:
+    """The tokenizer, ready for `save_pretrained`; it adds no token of its own to a text."""
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary(), merges=[], ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIALS))
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=questions.END,
+        clean_up_tokenization_spaces=False,
+        model_max_length=POSITIONS_MAX,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def vocabulary() -> dict[str, int]:
+    """Token to id: specials first, then bytes, words, words after a space; ids have no gaps."""
+    tokens = [*SPECIALS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    words = sorted(set(questions.WORDS))
+    tokens += [word for word in words if len(word) > 1]
+    tokens += ["\u0120" + word for word in words]
+    return {token: index for index, token in enumerate(tokens)}
+
+
+def save(out: Path) -> PreTrainedTokenizerFast:
+    """Writes the tokenizer's files under `out` and returns it."""
+    fast = build()
+    fast.save_pretrained(out)
+    config = out / "tokenizer_config.json"
+    settings = json.loads(config.read_text())
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name every release of transformers knows
+    settings.pop("backend", None)
+    config.write_text(json.dumps(settings, indent=2) + "\n")
+    return fast
