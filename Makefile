@@ -33,7 +33,7 @@ sim: $(STAMP) ## Random fault histories on virtual time: make sim RUNS=10000; on
 	$(PY) -m sluice.testing.simulation --seed $(SEED) --runs $(RUNS)
 
 e2e: $(STAMP) ## Install, serve and disturb on a real Kubernetes that this machine builds and starts (root; docs/kubernetes.md)
-	PYTHONPATH=tests/support:. $(PY) -m pytest tests/e2e
+	PYTHONPATH=tests/support:. $(PY) -m pytest tests/e2e -rs
 
 cluster: $(STAMP) ## Keep such a cluster up, with this source tree's images, until Ctrl-C; `make e2e` then uses it
 	PYTHONPATH=tests/support:. $(PY) -m kube up

@@ -62,8 +62,8 @@ async def test_a_deleted_pod_hands_its_requests_over(site: Site, demo: Document,
         decode = await site.apart(site.worker_pods, "demo", pool="decode")
         prefill = await site.apart(site.worker_pods, "demo", pool="prefill")
         routers = await site.apart(site.router_pods, "demo")
-        for pod in (decode[0], prefill[0], routers[0]):
-            await site.apart(site.run_kubectl, "delete", "pod", pod["metadata"]["name"])
+        leaving = [pods[0]["metadata"]["name"] for pods in (decode, prefill, routers)]
+        await site.apart(site.run_kubectl, "delete", "pod", *leaving)
         await site.apart(site.wait_settled, "demo")
 
 
