@@ -96,15 +96,14 @@ class Bench:
     """Replays, and the rates they carry."""
 
     def __init__(self, *, requests: int) -> None:
-        self._requests = requests  # of a draw; the search takes half of it
+        self._requests = requests
         self._shape: ModelShape = shape_of("Llama-3.1-8B")
         self._specs: dict[str, list[InstanceSpec]] = {}
         self._workload = cache(self._drawn)
         self.runs = 0
 
     def _drawn(self, seed: int) -> Workload:
-        requests = self._requests // 2 if seed == SEARCH_SEED else self._requests
-        trace = read_trace(str(DATA / AZURE), rate=10.0, seed=seed, requests_max=requests)
+        trace = read_trace(str(DATA / AZURE), rate=10.0, seed=seed, requests_max=self._requests)
         return trace.resampled(seed).with_classes(MIX, seed=seed)
 
     def specs(self, pools: str) -> list[InstanceSpec]:
