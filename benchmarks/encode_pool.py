@@ -33,14 +33,15 @@ from sluice.simulator.traces.source import read_trace
 
 TRACE = Path(os.environ.get("SLUICE_DATA", "../shared/data")) / "servegen" / "multimodal" / "mm-image"
 SHARE = 0.9
+DURATION_S = 60.0  # of arrivals, at least: a shorter replay hides queues that grow
 STEP_TOKENS = (1024, 2048)
 IMAGE_TOKENS = (512, 1024, 4096)
 CHOOSING_SEED = 1000
 MODELS = (("Qwen2-7B", "Qwen2-VL"), ("InternLM2-20B", "InternViT-6B"))
-COLOCATED = "H100:4m"
+COLOCATED = "H100:1m"
 FLEETS = {
-    "Qwen2-VL": (COLOCATED, "H100:4m,RTX-4090:2e", "H100:4m,RTX-4090:4e", "H100:4m,L4:4e", "H100:4m,A10G:4e"),
-    "InternViT-6B": (COLOCATED, "H100:4m,RTX-4090:4e", "H100:4m,RTX-4090:8e", "H100:4m,L4:8e", "H100:4m,A10G:4e"),
+    "Qwen2-VL": (COLOCATED, "H100:1m,RTX-4090:1e", "H100:1m,RTX-4090:2e", "H100:1m,L4:2e", "H100:1m,A10G:2e"),
+    "InternViT-6B": (COLOCATED, "H100:1m,RTX-4090:2e", "H100:1m,RTX-4090:4e", "H100:1m,L4:4e", "H100:1m,A10G:2e"),
 }
 
 
@@ -64,7 +65,7 @@ class Question:
             encode_tokens_max=self.image_tokens,
         )
         specs = make_specs(parse_pools(self.pools), shape=shape_of(self.model), source=StepSource(), settings=settings)
-        workload = read_trace(str(TRACE), rate=rate, seed=seed, requests_max=self.requests)
+        workload = read_trace(str(TRACE), rate=rate, seed=seed, requests_max=max(self.requests, int(DURATION_S * rate)))
         options = RunOptions(objective=self.objective)
         run = FleetRun(specs=specs, workload=workload, policy=make_policy("joint"), options=options)
         return summarise(run.run(), (Goal.TTFT, Goal.TPOT)), run
