@@ -167,10 +167,16 @@ class Looks:
             )
 
     def _encoder(self, member: Member, *, tokens: int, looks: int) -> Encoder:
-        """One encode worker as its steps have shown it; `tokens` embeddings and `looks` pictures wait there."""
+        """One encode worker as its class's steps have shown it; `tokens` embeddings and `looks` pictures wait there.
+
+        The slowest of a class speaks for all: those that have encoded nothing yet are only thought to be fast.
+        """
         table, slot = self._fleet.table, member.slot
+        alike = [one.slot for one in self._fleet.encoders if table.gpu_class[one.slot] == table.gpu_class[slot]]
         curve = EncodeCurve(
-            batch_s=float(table.base_s[slot]), image_s=0.0, token_s=max(TOKEN_S_MIN, float(table.prefill_token_s[slot]))
+            batch_s=max(float(table.base_s[one]) for one in alike),
+            image_s=0.0,
+            token_s=max(TOKEN_S_MIN, *(float(table.prefill_token_s[one]) for one in alike)),
         )
         return Encoder(
             slot=slot,

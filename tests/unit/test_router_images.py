@@ -68,6 +68,17 @@ async def test_pictures_of_a_request_are_spread_over_encode_workers(desk: ImageD
     asking.cancel()
 
 
+async def test_encode_workers_of_one_class_share_evenly_though_only_some_have_been_measured(desk: ImageDesk) -> None:
+    encoders = [desk.encoder(f"e{number}") for number in range(4)]
+    desk.reader("m")
+    table = desk.dispatcher.fleet.table
+    table.prefill_token_s[encoders[0].slot] = 0.004  # it has encoded; the others are thought to be as fast as can be
+    asking = asyncio.ensure_future(desk.submit_pictures(*(bytes([number]) for number in range(8))))
+    await asyncio.sleep(0)
+    assert [len(desk.only(encoder, "look")) for encoder in encoders] == [2, 2, 2, 2]
+    asking.cancel()
+
+
 async def test_an_image_is_looked_at_then_sent_to_where_its_prompt_is(desk: ImageDesk) -> None:
     encoder, reader = desk.encoder("e"), desk.reader("m")
     await desk.submit_looked_at(encoder, A)
