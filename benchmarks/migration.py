@@ -47,6 +47,9 @@ SHAPE: Final = {
     "head_dim": 64,
     "max_position_embeddings": 40_000,
 }
+PLOT_STYLE: Final = (
+    "text{font:11px sans-serif}.title{font-weight:bold}.grid{stroke:#d8dee4}polyline{fill:none;stroke-width:2}"
+)
 TOKENS_APART: Final = 16  # from one move to the next
 AROUND: Final = 3  # gaps that a move may have lengthened: its own and those after it
 COMPANION_TOKENS: Final = 20_000
@@ -213,10 +216,9 @@ def plot(
         found = [samples[way, context] for context in contexts]
         steps = [statistics.median(p / one.step_s for one in some for p in one.pauses_s(FIRST)) for some in found]
         lines.append(svg.Line(way, list(contexts), steps))
-    chart = svg.Chart("Pause seen by the client", "context, tokens", "decode steps", lines, x_is_log=True, y_max=8.0)
+    chart = svg.Chart("Pause seen by the client", "context, tokens", "decode steps", lines, x_is_log=True, y_max=10.0)
     body = svg.draw(chart).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    style = "<style>text{font:11px sans-serif}.title{font-weight:bold}.grid{stroke:#d8dee4}</style>"
-    path.write_text(body.replace(">", f">{style}", 1) + "\n")
+    path.write_text(body.replace(">", f"><style>{PLOT_STYLE}</style>", 1) + "\n")
 
 
 def measure(arguments: argparse.Namespace, model: Path) -> dict[tuple[str, int], list[Sample]]:

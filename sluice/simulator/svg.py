@@ -64,8 +64,8 @@ def draw(chart: Chart) -> str:
         scaled = x_low + (x_high - x_low) * tick / TICKS
         x = math.exp(scaled) if chart.x_is_log else scaled
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y_of(y):.1f}" y2="{y_of(y):.1f}" class="grid"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y_of(y) + 4:.1f}" text-anchor="end">{y:.3g}</text>')
-        parts.append(f'<text x="{x_of(x):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{x:.3g}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y_of(y) + 4:.1f}" text-anchor="end">{_tick(y)}</text>')
+        parts.append(f'<text x="{x_of(x):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{_tick(x)}</text>')
     for x, word in chart.marks:
         parts.append(f'<line x1="{x_of(x):.1f}" x2="{x_of(x):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" class="mark"/>')
         parts.append(f'<text x="{x_of(x) + 3:.1f}" y="{TOP + 10}" class="small">{escape(word)}</text>')
@@ -76,6 +76,10 @@ def draw(chart: Chart) -> str:
         y = TOP + 6 + 14 * number
         parts.append(f'<text x="{WIDTH - RIGHT}" y="{y}" text-anchor="end" fill="{colour}">{escape(line.name)}</text>')
     return "".join([*parts, "</svg>"])
+
+
+def _tick(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _scale(x: float, *, is_log: bool) -> float:

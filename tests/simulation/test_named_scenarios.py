@@ -312,7 +312,7 @@ def test_17_drain_while_a_hundred_transfers_are_open() -> None:
 
     async def script(world: World) -> None:
         for number in range(100):
-            world.ask(scenario.request(world, f"c{number}", prompt=20, tokens=6))
+            world.ask(scenario.request(world, f"c{number}", prompt=60, tokens=40))
         drained = world.workers["d0"]
         await until(world, lambda: drained.arrivals.leases > 30)
         drained.shell.standing.drain(deadline_s=20.0)

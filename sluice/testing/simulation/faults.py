@@ -16,6 +16,8 @@ from sluice.wire.gen import sluice_pb2 as pb
 
 Fault = Callable[[World, random.Random], None]
 
+FLIPPED: Final = (Role.PREFILL, Role.DECODE, Role.MIXED)  # encode workers hold another half of the model
+
 
 def crash_worker(world: World, rng: random.Random) -> None:
     """SIGKILL, or the whole machine goes dark."""
@@ -75,7 +77,7 @@ def flip(world: World, rng: random.Random) -> None:
     """A worker takes another role."""
     worker = world.workers[rng.choice(list(world.workers))]
     if worker.process.is_alive:
-        role = rng.choice(list(Role))
+        role = rng.choice(FLIPPED)
         world.log(f"{worker.boot} becomes {role.value}")
         worker.shell.standing.set_role(role)
 
