@@ -176,7 +176,7 @@ def test_a_hub_id_without_a_network_says_what_to_do(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"role": "juggler"}, "role: Input should be 'prefill', 'decode' or 'mixed'"),
+        ({"role": "juggler"}, "role: Input should be 'encode', 'prefill', 'decode' or 'mixed'"),
         ({"roll": "prefill"}, "roll: is not a known setting; remove it"),
         ({"engine": {"block_tokens": "many"}}, "engine.block_tokens"),
     ],
