@@ -47,7 +47,8 @@ async def test_a_loaded_workers_curve_is_found_from_its_heartbeats(fleet: LocalF
     assert (seen.gpu_class, seen.tensor_parallel) == ("H100", 1)
     true = sources.step_model(gpu_class("H100"), shape_of(SHAPE))
     for shape in (StepShape(decodes=8, context_tokens=8 * 300), StepShape(512, 512 * 256.5, 1)):
-        assert seen.curve.step_s(shape) == pytest.approx(true.step_s(shape), rel=0.25)
+        ratio = seen.curve.step_s(shape) / true.step_s(shape)
+        assert 0.5 < ratio < 3.0, "of its class; a busy machine makes steps longer"
 
 
 async def test_a_worker_that_does_nothing_and_one_that_is_not_there_are_said_so(
