@@ -7,7 +7,7 @@ sequence that moves to another worker costs its company nothing. The pool stays 
 Never used on a GPU, whose memory is for blocks. Next: `input_builder.py`, the only maker.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -93,18 +93,20 @@ class _Slot:
     windows: frozenset[int | None]
     decodes: list[Decode]
 
-    def goes_on(self, group: Sequence[Decode], windows: frozenset[int | None], *, keys: int) -> int:
-        """How many sequences of `group` are here and one token further; 0 if the group has no room here."""
-        if windows != self.windows or keys > self.capacity or len(group) * self.row_elements > self.storage[0].numel():
-            return 0
-        return len(self._rows_of(group))
+    def rows_of(self, group: Sequence[Decode], windows: frozenset[int | None], *, keys: int) -> dict[int, int]:
+        """By place in the group, the row of each sequence that is here and one token further; none without room."""
+        has_room = keys <= self.capacity and len(group) * self.row_elements <= self.storage[0].numel()
+        if windows != self.windows or not has_room:
+            return {}
+        rows = {decode.sequence: row for row, decode in enumerate(self.decodes)}
+        found = ((index, rows.get(sequence), end) for index, (sequence, end) in enumerate(group))
+        return {index: row for index, row, end in found if row is not None and self.decodes[row].end == end - 1}
 
-    def take(self, group: Sequence[Decode]) -> tuple[list[int], list[int]]:
-        """Give every sequence of the group a row: who is here keeps his if it can be.
+    def take(self, group: Sequence[Decode], here: Mapping[int, int]) -> tuple[list[int], list[int]]:
+        """Give every sequence of the group a row: who is `here` (see rows_of) keeps his if it can be.
 
         Returns which of the group stands in each row, and the rows of those who have just come.
         """
-        here = self._rows_of(group)
         order = {row: index for index, row in here.items() if row < len(group)}
         holes = [row for row in range(len(group)) if row not in order]
         for index, row in here.items():
@@ -118,12 +120,6 @@ class _Slot:
         placed = [order[row] for row in range(len(group))]
         self.decodes = [group[index] for index in placed]
         return placed, holes
-
-    def _rows_of(self, group: Sequence[Decode]) -> dict[int, int]:
-        """By place in the group, the row of each sequence that is here and one token further."""
-        rows = {decode.sequence: row for row, decode in enumerate(self.decodes)}
-        found = ((index, rows.get(sequence), end) for index, (sequence, end) in enumerate(group))
-        return {index: row for index, row, end in found if row is not None and self.decodes[row].end == end - 1}
 
 
 class KeyKeeper:
@@ -140,18 +136,18 @@ class KeyKeeper:
     def arrange(self, groups: Sequence[Sequence[Decode]]) -> list[Placement]:
         """Where the sequences of this step's groups stand; who is in none of them is forgotten."""
         wanted = [self._wanted(group) for group in groups]
-        found: list[_Slot | None] = []
+        found: list[tuple[_Slot | None, dict[int, int]]] = []
         for group, (keys, windows) in zip(groups, wanted, strict=True):
-            overlaps = [slot.goes_on(group, windows, keys=keys) for slot in self._slots]
-            best = int(np.argmax(overlaps)) if any(overlaps) else None
-            found.append(None if best is None else self._slots.pop(best))
+            rows = [slot.rows_of(group, windows, keys=keys) for slot in self._slots]
+            here = max(rows, key=len, default={})
+            found.append((self._slots.pop(rows.index(here)) if here else None, here))
         for slot in self._slots:
             self._put_by(slot.storage)
-        self._slots = [slot for slot in found if slot is not None]
+        self._slots = [slot for slot, _ in found if slot is not None]
         placements = []
-        for group, (keys, windows), going_on in zip(groups, wanted, found, strict=True):
+        for group, (keys, windows), (going_on, here) in zip(groups, wanted, found, strict=True):
             place = going_on or self._make_slot(len(group), windows, keys=keys)
-            placements.append(self._place(place, group, keys=keys))
+            placements.append(self._place(place, group, here, keys=keys))
         return placements
 
     def clear(self) -> None:
@@ -165,11 +161,11 @@ class KeyKeeper:
         keys = self._geometry.blocks_for(longest) * self._geometry.block_tokens
         return keys, frozenset(window for window in self._windows if window is None or window >= longest)
 
-    def _place(self, slot: _Slot | None, group: Sequence[Decode], *, keys: int) -> Placement:
+    def _place(self, slot: _Slot | None, group: Sequence[Decode], here: Mapping[int, int], *, keys: int) -> Placement:
         geometry, count = self._geometry, len(group)
         if slot is None:
             return Placement(list(range(count)), None)
-        order, fresh = slot.take(group)
+        order, fresh = slot.take(group, here)
         starts = [row for before, row in pairwise([-2, *fresh]) if row != before + 1]
         ends = [before + 1 for before, row in pairwise([*fresh, -2]) if row != before + 1]
         row_tokens = K_AND_V * geometry.heads * slot.capacity
