@@ -6,13 +6,14 @@ request's record and the log. Next: `policy/policy.py` for what a policy sees, `
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final, overload
+from typing import Final
 
 from sluice.domain.ids import SequenceId
 from sluice.policy.policy import Flip, Move, Policy, Running
 from sluice.policy.restraint import WISHES_MAX, Held, InMotion, Restraint
+from sluice.policy.running import RunningWhenRead
 from sluice.router.decisions import Decision, Decisions, Kind
 from sluice.router.fleet import Fleet
 from sluice.router.flips import Flips
@@ -29,45 +30,6 @@ FLIP_DEADLINE_S: Final = 30.0
 _DECODING: Final = (State.ALONE, State.DECODING, State.MOVING)
 
 _log = logging.getLogger(__name__)
-
-
-class RunningFlows(Sequence[Running]):
-    """Everything that decodes, made only when a policy looks: most never do."""
-
-    def __init__(self, flows: Mapping[SequenceId, Flow], *, now_s: float) -> None:
-        self._flows = flows
-        self._now_s = now_s
-        self._made: list[Running] | None = None
-
-    def __len__(self) -> int:
-        return len(self._all())
-
-    @overload
-    def __getitem__(self, index: int) -> Running: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Running]: ...
-    def __getitem__(self, index: int | slice) -> Running | Sequence[Running]:
-        return self._all()[index]
-
-    def __iter__(self) -> Iterator[Running]:
-        return iter(self._all())
-
-    def _all(self) -> list[Running]:
-        if self._made is None:
-            self._made = [
-                Running(
-                    sequence=flow.sequence,
-                    slot=flow.owner.slot,
-                    context_tokens=flow.context_tokens,
-                    output_tokens=len(flow.output),
-                    slo=flow.request.job.slo,
-                    worst_gap_s=max(flow.record.itl_max_s, self._now_s - flow.record.last_token_s),
-                    is_moving=flow.target is not None,
-                )
-                for flow in self._flows.values()
-                if flow.state in _DECODING and flow.owner is not None and flow.output
-            ]
-        return self._made
 
 
 class Tending:
@@ -98,13 +60,29 @@ class Tending:
         """Ask, and begin what may begin now."""
         table = self._fleet.table
         self._restraint.look(table, now_s=now_s)
-        wishes = self._policy.tend(table, RunningFlows(self._flows, now_s=now_s), now_s=now_s)[:WISHES_MAX]
+        running = RunningWhenRead(lambda: self._running(now_s=now_s))
+        wishes = self._policy.tend(table, running, now_s=now_s)[:WISHES_MAX]
         moves = [wish for wish in wishes if isinstance(wish, Move)]
         if moves:
             self._move(moves, now_s=now_s)
         for wish in wishes:
             if isinstance(wish, Flip):
                 self._flip(wish, now_s=now_s)
+
+    def _running(self, *, now_s: float) -> list[Running]:
+        return [
+            Running(
+                sequence=flow.sequence,
+                slot=flow.owner.slot,
+                context_tokens=flow.context_tokens,
+                output_tokens=len(flow.output),
+                slo=flow.request.job.slo,
+                worst_gap_s=max(flow.record.itl_max_s, now_s - flow.record.last_token_s),
+                is_moving=flow.target is not None,
+            )
+            for flow in self._flows.values()
+            if flow.state in _DECODING and flow.owner is not None and flow.output
+        ]
 
     def _move(self, wishes: list[Move], *, now_s: float) -> None:
         flows = [flow for wish in wishes if (flow := self._flows.get(wish.sequence)) is not None]

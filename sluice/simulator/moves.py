@@ -7,14 +7,14 @@ Decides nothing.
 Next: `fleet_run.py`, which owns it.
 """
 
-from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, overload
+from typing import Final, Protocol
 
 from sluice.domain.ids import SequenceId
 from sluice.domain.role import Role
 from sluice.policy.policy import Flip, Move, Policy, Running
 from sluice.policy.restraint import WISHES_MAX, InMotion, Restraint
+from sluice.policy.running import RunningWhenRead
 from sluice.simulator.fleet_view import FleetView
 from sluice.simulator.handoffs import Stage
 from sluice.simulator.instance import Instance
@@ -36,45 +36,6 @@ class MovingStage(Stage, Protocol):
     def lose(self, instance: Instance, now_s: float) -> None:
         """The instance fails now; who was there is placed again."""
         ...
-
-
-class RunningView(Sequence[Running]):
-    """Everything that decodes, made only when a policy looks: most never do."""
-
-    def __init__(self, instances: Sequence[Instance], moving: Container[int]) -> None:
-        self._instances = instances
-        self._moving = moving
-        self._made: list[Running] | None = None
-
-    def __len__(self) -> int:
-        return sum(len(instance.batch) for instance in self._instances)
-
-    @overload
-    def __getitem__(self, index: int) -> Running: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Running]: ...
-    def __getitem__(self, index: int | slice) -> Running | Sequence[Running]:
-        return self._all()[index]
-
-    def __iter__(self) -> Iterator[Running]:
-        return iter(self._all())
-
-    def _all(self) -> list[Running]:
-        if self._made is None:
-            self._made = [
-                Running(
-                    sequence=SequenceId(sequence.index),
-                    slot=instance.slot,
-                    context_tokens=sequence.tokens + instance.step - sequence.joined_step,
-                    output_tokens=sequence.produced + instance.step - sequence.joined_step,
-                    slo=sequence.slo,
-                    worst_gap_s=max(sequence.worst_gap_s, instance.step_now_s),
-                    is_moving=sequence.index in self._moving,
-                )
-                for instance in self._instances
-                for sequence in instance.batch.members
-            ]
-        return self._made
 
 
 @dataclass(slots=True, eq=False)
@@ -118,8 +79,7 @@ class Moves:
         """Ask the policy, start what it wishes."""
         table = self._stage.view.table
         self._restraint.look(table, now_s=now_s)
-        running = RunningView(self._stage.instances, self._moving)
-        wishes = self._policy.tend(table, running, now_s=now_s)[:WISHES_MAX]
+        wishes = self._policy.tend(table, RunningWhenRead(self._running), now_s=now_s)[:WISHES_MAX]
         moves = [wish for wish in wishes if isinstance(wish, Move)]
         if moves:
             self._begin(moves, now_s)
@@ -128,6 +88,21 @@ class Moves:
                 held = self._restraint.flip(wish, table, flipping=self._flipping, now_s=now_s)
                 if held is None:
                     self._flip(self._stage.instances[wish.slot], wish.role, now_s)
+
+    def _running(self) -> list[Running]:
+        return [
+            Running(
+                sequence=SequenceId(sequence.index),
+                slot=instance.slot,
+                context_tokens=sequence.tokens + instance.step - sequence.joined_step,
+                output_tokens=sequence.produced + instance.step - sequence.joined_step,
+                slo=sequence.slo,
+                worst_gap_s=max(sequence.worst_gap_s, instance.step_now_s),
+                is_moving=sequence.index in self._moving,
+            )
+            for instance in self._stage.instances
+            for sequence in instance.batch.members
+        ]
 
     def _begin(self, wishes: list[Move], now_s: float) -> None:
         wanted = {int(wish.sequence) for wish in wishes}
