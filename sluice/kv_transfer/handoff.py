@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
 
-from sluice.errors import IllegalTransitionError
+from sluice.domain.transitions import following
 
 
 class SenderState(Enum):
@@ -196,10 +196,7 @@ class Sender:
 
     def on(self, event: SenderEvent) -> tuple[SenderEffect, ...]:
         """Apply `event`; returns what to do now, in order. Raises IllegalTransitionError."""
-        row = SENDER.get((self.state, event))
-        if row is None:
-            raise IllegalTransitionError(state=self.state.name, event=event.name)
-        self.state, effects = row
+        self.state, effects = following(SENDER, self.state, event)
         return effects
 
 
@@ -216,8 +213,5 @@ class Receiver:
 
     def on(self, event: ReceiverEvent) -> tuple[ReceiverEffect, ...]:
         """Apply `event`; returns what to do now, in order. Raises IllegalTransitionError."""
-        row = RECEIVER.get((self.state, event))
-        if row is None:
-            raise IllegalTransitionError(state=self.state.name, event=event.name)
-        self.state, effects = row
+        self.state, effects = following(RECEIVER, self.state, event)
         return effects

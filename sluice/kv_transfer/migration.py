@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
 
-from sluice.errors import IllegalTransitionError
+from sluice.domain.transitions import following
 
 
 class SourceState(Enum):
@@ -119,8 +119,5 @@ class Migration:
 
     def on(self, event: SourceEvent) -> tuple[SourceEffect, ...]:
         """Apply `event`; returns what to do now, in order. Raises IllegalTransitionError."""
-        row = SOURCE.get((self.state, event))
-        if row is None:
-            raise IllegalTransitionError(state=self.state.name, event=event.name)
-        self.state, effects = row
+        self.state, effects = following(SOURCE, self.state, event)
         return effects

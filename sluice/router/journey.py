@@ -24,7 +24,7 @@ was lost; only its report tells whether it still holds the sequence.
 from enum import Enum, auto
 from typing import TypeAlias
 
-from sluice.errors import IllegalTransitionError
+from sluice.domain.transitions import following
 
 
 class State(Enum):
@@ -101,10 +101,7 @@ for _state in RUNNING:
 
 def advance(state: State, event: Event) -> Row:
     """The next state and what to do. Raises IllegalTransitionError when the event is not expected."""
-    row = TRANSITIONS.get((state, event))
-    if row is None:
-        raise IllegalTransitionError(state=state.name, event=event.name)
-    return row
+    return following(TRANSITIONS, state, event)
 
 
 def expects(state: State, event: Event) -> bool:

@@ -11,7 +11,7 @@ Pure. `showings.py` feeds it and carries out the effects.
 from enum import Enum, auto
 from typing import Final, TypeAlias
 
-from sluice.errors import IllegalTransitionError
+from sluice.domain.transitions import following
 
 
 class State(Enum):
@@ -63,10 +63,7 @@ for _state in (State.SENT, State.PAUSED):
 
 def advance(state: State, event: Event) -> Row:
     """The next state and what to do. Raises IllegalTransitionError when the event is not expected."""
-    row = TRANSITIONS.get((state, event))
-    if row is None:
-        raise IllegalTransitionError(state=state.name, event=event.name)
-    return row
+    return following(TRANSITIONS, state, event)
 
 
 def expects(state: State, event: Event) -> bool:

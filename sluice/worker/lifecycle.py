@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from sluice.domain.role import Lifecycle
-from sluice.errors import IllegalTransitionError
+from sluice.domain.transitions import following
 
 
 class Event(Enum):
@@ -48,11 +48,8 @@ class WorkerLife:
 
     def on(self, event: Event) -> Lifecycle:
         """Apply `event`; return the new state. Raises IllegalTransitionError."""
-        following = TRANSITIONS.get((self.state, event))
-        if following is None:
-            raise IllegalTransitionError(state=self.state.name, event=event.name)
-        self.state = following
-        return following
+        self.state = following(TRANSITIONS, self.state, event)
+        return self.state
 
     @property
     def admits_work(self) -> bool:
