@@ -29,14 +29,30 @@ def overhear(monkeypatch: pytest.MonkeyPatch, world: World, worker: str) -> list
     return heard
 
 
+async def first_reserve_at_d0(monkeypatch: pytest.MonkeyPatch, world: World) -> pb.ReserveRequest:
+    """What the sender of an answered request asked of d0; nobody listens any more."""
+    heard = overhear(monkeypatch, world, "d0")
+    client = scenario.request(world)
+    world.ask(client)
+    await until(world, lambda: client.is_answered)
+    monkeypatch.undo()
+    return heard[0]
+
+
+def renumbered(first: pb.ReserveRequest, **changed: int) -> pb.ReserveRequest:
+    """The same for a transfer and a sequence that nobody has heard of."""
+    late = pb.ReserveRequest()
+    late.CopyFrom(first)
+    late.transfer, late.sequence = first.transfer + 10_000, first.sequence + 10_000
+    for name, value in changed.items():
+        setattr(late, name, value)
+    return late
+
+
 def test_a_copy_that_comes_after_the_commit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     async def script(world: World) -> None:
-        heard = overhear(monkeypatch, world, "d0")
-        client = scenario.request(world)
-        world.ask(client)
-        await until(world, lambda: client.is_answered)
-        monkeypatch.undo()
-        again = await world.workers["d0"].arrivals.reserve(heard[0])
+        first = await first_reserve_at_d0(monkeypatch, world)
+        again = await world.workers["d0"].arrivals.reserve(first)
         assert not again.granted
         assert "has ended" in again.refusal
 
@@ -48,15 +64,8 @@ def test_a_copy_that_comes_with_or_after_the_farewell_is_refused(
     monkeypatch: pytest.MonkeyPatch, *, farewell_first: bool
 ) -> None:
     async def script(world: World) -> None:
-        heard = overhear(monkeypatch, world, "d0")
-        client = scenario.request(world)
-        world.ask(client)
-        await until(world, lambda: client.is_answered)
-        monkeypatch.undo()
-        arrivals, first = world.workers["d0"].arrivals, heard[0]
-        late = pb.ReserveRequest()
-        late.CopyFrom(first)
-        late.transfer, late.sequence, late.epoch = first.transfer + 10_000, first.sequence + 10_000, 1
+        first, arrivals = await first_reserve_at_d0(monkeypatch, world), world.workers["d0"].arrivals
+        late = renumbered(first, epoch=1)
         goodbye = pb.AbandonRequest(from_boot=first.from_boot, transfer=late.transfer, writes_stopped=True)
         if farewell_first:
             await arrivals.abandon(goodbye)
@@ -82,15 +91,8 @@ def test_a_reserve_that_was_refused_once_is_refused_when_it_comes_again(monkeypa
     """The sender believed the refusal and will say no farewell."""
 
     async def script(world: World) -> None:
-        heard = overhear(monkeypatch, world, "d0")
-        client = scenario.request(world)
-        world.ask(client)
-        await until(world, lambda: client.is_answered)
-        monkeypatch.undo()
-        arrivals, first = world.workers["d0"].arrivals, heard[0]
-        late = pb.ReserveRequest()
-        late.CopyFrom(first)
-        late.transfer, late.sequence, late.tokens = first.transfer + 10_000, first.sequence + 10_000, 10**6
+        first, arrivals = await first_reserve_at_d0(monkeypatch, world), world.workers["d0"].arrivals
+        late = renumbered(first, tokens=10**6)
         assert not (await arrivals.reserve(late)).granted
         late.tokens = first.tokens
         assert not (await arrivals.reserve(late)).granted
