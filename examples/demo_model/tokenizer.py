@@ -12,12 +12,13 @@ Read next: train.py.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import tasks
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from sluice.testing import piece_tokenizer
 
 PAD, SYSTEM, USER, ASSISTANT = "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>"
 SPECIALS = (PAD, tasks.END, SYSTEM, USER, ASSISTANT)
@@ -46,25 +47,16 @@ CHAT_TEMPLATE = """\
 
 
 def build() -> PreTrainedTokenizerFast:
-    """The tokenizer, ready for `save_pretrained`; it adds no token of its own to a text."""
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary(), merges=[], ignore_merges=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
+    """The tokenizer, ready to be saved; it adds no token of its own to a text."""
+    return piece_tokenizer.build(
+        vocabulary(),
+        specials=SPECIALS,
+        pieces=PIECES,
+        pad=PAD,
+        end=tasks.END,
+        chat_template=CHAT_TEMPLATE,
+        positions_max=POSITIONS_MAX,
     )
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(SPECIALS))
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        eos_token=tasks.END,
-        clean_up_tokenization_spaces=False,
-        model_max_length=POSITIONS_MAX,
-    )
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
 
 
 def vocabulary() -> dict[str, int]:
@@ -78,10 +70,5 @@ def vocabulary() -> dict[str, int]:
 def save(out: Path) -> PreTrainedTokenizerFast:
     """Writes the tokenizer's files under `out` and returns it."""
     fast = build()
-    fast.save_pretrained(out)
-    config = out / "tokenizer_config.json"
-    settings = json.loads(config.read_text())
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name every release of transformers knows
-    settings.pop("backend", None)
-    config.write_text(json.dumps(settings, indent=2) + "\n")
+    piece_tokenizer.save(fast, out)
     return fast

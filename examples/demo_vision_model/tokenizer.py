@@ -7,12 +7,13 @@ output; whoever serves the model replaces it by as many as the picture has embed
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import questions
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from sluice.testing import piece_tokenizer
 
 PAD, USER, ASSISTANT, SYSTEM, IMAGE = "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<image>"
 SPECIALS = (PAD, questions.END, SYSTEM, USER, ASSISTANT, IMAGE)
@@ -46,25 +47,16 @@ CHAT_TEMPLATE = """\
 
 
 def build() -> PreTrainedTokenizerFast:
-    """The tokenizer, ready for `save_pretrained`; it adds no token of its own to a text."""
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary(), merges=[], ignore_merges=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
+    """The tokenizer, ready to be saved; it adds no token of its own to a text."""
+    return piece_tokenizer.build(
+        vocabulary(),
+        specials=SPECIALS,
+        pieces=PIECES,
+        pad=PAD,
+        end=questions.END,
+        chat_template=CHAT_TEMPLATE,
+        positions_max=POSITIONS_MAX,
     )
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(SPECIALS))
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        eos_token=questions.END,
-        clean_up_tokenization_spaces=False,
-        model_max_length=POSITIONS_MAX,
-    )
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
 
 
 def vocabulary() -> dict[str, int]:
@@ -79,10 +71,5 @@ def vocabulary() -> dict[str, int]:
 def save(out: Path) -> PreTrainedTokenizerFast:
     """Writes the tokenizer's files under `out` and returns it."""
     fast = build()
-    fast.save_pretrained(out)
-    config = out / "tokenizer_config.json"
-    settings = json.loads(config.read_text())
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name every release of transformers knows
-    settings.pop("backend", None)
-    config.write_text(json.dumps(settings, indent=2) + "\n")
+    piece_tokenizer.save(fast, out)
     return fast
