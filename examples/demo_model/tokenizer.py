@@ -18,7 +18,7 @@ import tasks
 from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sluice.testing import piece_tokenizer
+from sluice.engine import piece_tokenizer
 
 PAD, SYSTEM, USER, ASSISTANT = "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>"
 SPECIALS = (PAD, tasks.END, SYSTEM, USER, ASSISTANT)

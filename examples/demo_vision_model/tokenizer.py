@@ -13,7 +13,7 @@ import questions
 from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sluice.testing import piece_tokenizer
+from sluice.engine import piece_tokenizer
 
 PAD, USER, ASSISTANT, SYSTEM, IMAGE = "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<image>"
 SPECIALS = (PAD, questions.END, SYSTEM, USER, ASSISTANT, IMAGE)
