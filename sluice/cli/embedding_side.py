@@ -48,7 +48,14 @@ class EmbeddingSide:
 
     def named_in(self, info: WorkerInfo) -> WorkerInfo:
         """What the worker says of itself, with where embeddings go."""
-        return replace(info, image_address=self.address, image_boot=self.boot, image_fingerprint=self.fingerprint)
+        geometry = self._built.store.geometry
+        return replace(
+            info,
+            image_address=self.address,
+            image_boot=self.boot,
+            image_fingerprint=self.fingerprint,
+            image_tokens_max=geometry.blocks * geometry.block_tokens,
+        )
 
     def attach(self, shell: Shell, metrics: WorkerMetrics) -> None:
         """Serve for this shell's prompts; before `start`."""

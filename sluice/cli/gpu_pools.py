@@ -47,8 +47,8 @@ def emulated_workers(
         raise ConfigError(f"--gpu: asks for more than {WORKERS_MAX} workers; name fewer")
     for pool in pools:
         role = ROLES.get(pool.role)
-        if role is None:
-            raise ConfigError(f"--gpu: a worker that only does {pool.role.value} cannot be emulated; use p, d or m")
+        if role is None or pool.is_seeing:
+            raise ConfigError("--gpu: emulated workers do not see pictures; use p, d or m")
         gpu = catalogue.gpu_class(pool.gpu, prices)
         degree = pool.tensor_parallel
         settings = GpuConfig(

@@ -79,8 +79,16 @@ def embedding_tokens(digest: bytes, count: int) -> tuple[int, ...]:
     Filled up to whole hash units, so that all of them can be found again in a prefix cache, and one token
     more: what is computed of a sequence that is cached.
     """
-    fill = -count % HASH_UNIT_TOKENS + 1
-    return (*image_tokens(digest, count), *([FILL_TOKEN] * fill))
+    return (*image_tokens(digest, count), *([FILL_TOKEN] * _fill(count)))
+
+
+def _fill(count: int) -> int:
+    return -count % HASH_UNIT_TOKENS + 1
+
+
+def held_tokens(count: int) -> int:
+    """How many tokens' room an image of `count` embeddings takes where it is read: whole hash units."""
+    return count + _fill(count) + HASH_UNIT_TOKENS - 1  # the one token more begins another unit
 
 
 def embedding_root(root: BlockHash) -> BlockHash:

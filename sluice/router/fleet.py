@@ -179,6 +179,17 @@ class Fleet:
         """The longest sequence any connected worker can hold; None while there is no worker."""
         return max((member.info.sequence_tokens_max for member in self.speakers), default=None)
 
+    @property
+    def image_tokens_max(self) -> int | None:
+        """The most embeddings that any connected worker holds for a prompt; None where nobody says."""
+        return max((member.info.image_tokens_max for member in self.speakers), default=0) or None
+
+    @property
+    def picture_tokens_max(self) -> int | None:
+        """The largest image, in embeddings, that any connected encode worker has room for; None without any."""
+        infos = [member.info for member in self.encoders]
+        return max((min(one.sequence_tokens_max, one.blocks * one.block_tokens) for one in infos), default=None)
+
     def at(self, slot: int) -> Member:
         """The member with this slot."""
         return self._members[slot]

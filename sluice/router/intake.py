@@ -14,7 +14,7 @@ from typing import Final, NoReturn, TypeAlias, TypeVar
 
 from sluice.domain.block_hash import extend_chain, root_hash
 from sluice.domain.ids import BlockHash, RequestId
-from sluice.domain.image import ImageSpan
+from sluice.domain.image import ImageSpan, held_tokens
 from sluice.domain.sampling import SamplingParams
 from sluice.domain.slo import SloClass
 from sluice.errors import InvalidRequestError, NoWorkerError, OverloadedError, UnknownModelError
@@ -154,6 +154,8 @@ class Intake:
             prompts = self._prompts(texts, wishes.prompts, root, pictures)
         else:
             prompts = await self._prompts_elsewhere(texts, wishes.prompts, root, pictures)
+        for prompt in prompts:
+            self._check_room(prompt.pictures)
         return Job(
             request=wishes.request,
             prompts=prompts,
@@ -221,6 +223,20 @@ class Intake:
             _refuse(
                 "prompt", f"holds {len(wishes.prompts)} prompts beside pictures", "send one prompt with its pictures"
             )
+
+    def _check_room(self, pictures: Sequence[Picture]) -> None:
+        """An image must fit an encode worker, a prompt's images its worker all at once: what fits nowhere is refused
+        before anyone tries."""
+        room, largest, total = self._fleet.image_tokens_max, self._fleet.picture_tokens_max, 0
+        for picture in pictures:
+            tokens = held_tokens(picture.layout.tokens)
+            if largest is not None and tokens > largest:
+                remedy = f"send a smaller one: encode workers hold {largest} (their engine.kv_memory_mib)"
+                _refuse(picture.field, f"takes {tokens} embeddings", remedy)
+            total += tokens
+            if room is not None and total > room:
+                remedy = f"send fewer or smaller ones: workers hold {room} (images.embeddings_mib of their settings)"
+                _refuse(picture.field, f"takes the prompt's pictures to {total} embeddings", remedy)
 
     def _text(self, prompt: PromptInput) -> str | tuple[int, ...]:
         if not isinstance(prompt, Conversation):

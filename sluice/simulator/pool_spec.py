@@ -1,7 +1,7 @@
 """Reads a fleet as a person types it: `H100:2p+4d,A100x2:1m` is two prefill and four decode replicas of one H100
-each, and one mixed replica of two A100.
+each, and one mixed replica of two A100. An e before the role, as in `H100:2ep`, gives replicas the vision tower too.
 
-Decides nothing but what is a valid fleet. Next: `step_source.py` for where step times come from.
+Decides nothing but what is a valid fleet and who in it sees. Next: `step_source.py` for where step times come from.
 """
 
 import re
@@ -28,10 +28,13 @@ IDLE: Final = StepCurve(base_s=0.0, prefill_token_s=0.0, pair_s=0.0, decode_s=0.
 """The language model's steps on a replica that has none."""
 
 JUMP_STEPS_MAX: Final = 64  # step models other than a curve are linear in context over so many steps
-EXAMPLE: Final = "write H100:2p+4d,A100x2:1m (class, GPUs per replica after x, then replicas by role e, p, d or m)"
+EXAMPLE: Final = (
+    "write H100:2p+4d,A100x2:1m (class, GPUs per replica after x, then replicas by role: e, p, d or m; "
+    "ep, ed or em: with the vision tower)"
+)
 
 _POOL: Final = re.compile(r"(?P<gpu>[A-Za-z][A-Za-z0-9 _.-]*?)(?:x(?P<degree>\d+))?:(?P<roles>.+)")
-_COUNT: Final = re.compile(r"(?P<count>\d+)(?P<role>[epdm])")
+_COUNT: Final = re.compile(r"(?P<count>\d+)(?P<eye>e(?=[pdm]))?(?P<role>[epdm])")
 
 
 class PoolCount(NamedTuple):
@@ -41,6 +44,7 @@ class PoolCount(NamedTuple):
     tensor_parallel: int
     role: Role
     replicas: int
+    is_seeing: bool = False  # written to hold the vision tower beside the language model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +56,7 @@ class EngineSettings:
     block_tokens: int = 16
     step_order: StepOrder = StepOrder.CHUNKED
     is_ahead: bool = False
-    vision: VisionShape | None = None  # the model's vision tower, which every replica holds that may encode
+    vision: VisionShape | None = None  # the model's vision tower, if it has one
     encode_tokens_max: int = 8192  # embeddings of one batch of images
 
 
@@ -67,7 +71,8 @@ def parse_pools(text: str, *, is_whole: bool = True, option: str = "--pools") ->
             one = _COUNT.fullmatch(count.strip())
             if one is None or int(one["count"]) == 0:
                 raise ConfigError(f"{option}: '{count}' in '{part}' is no number of replicas with a role; {EXAMPLE}")
-            pools.append(PoolCount(found["gpu"], int(found["degree"] or 1), ROLES[one["role"]], int(one["count"])))
+            gpu, degree, replicas = found["gpu"], int(found["degree"] or 1), int(one["count"])
+            pools.append(PoolCount(gpu, degree, ROLES[one["role"]], replicas, is_seeing=bool(one["eye"])))
     total = sum(pool.replicas for pool in pools)
     if not 0 < total <= REPLICAS_MAX:
         raise ConfigError(f"{option}: has {total} replicas; give 1 to {REPLICAS_MAX}")
@@ -88,24 +93,35 @@ def make_specs(
     settings: EngineSettings,
     prices: Mapping[str, float] | None = None,
 ) -> list[InstanceSpec]:
-    """One spec per replica. Raises ConfigError for an unknown class, a model that does not fit, a missing profile."""
+    """One spec per replica. Raises ConfigError for an unknown class, a model that does not fit, a missing profile.
+
+    Who holds the vision tower: those written so; in a fleet without any, all who prefill.
+    """
     specs: list[InstanceSpec] = []
+    is_named = any(pool.role is Role.ENCODE or pool.is_seeing for pool in pools)
     for pool in pools:
         gpu = gpu_class(pool.gpu, prices)
         if pool.role is Role.ENCODE:
             spec = _encoder_spec(gpu, pool, settings)
         else:
-            spec = _token_spec(gpu, pool, shape=shape, source=source, settings=settings)
+            holds_tower = pool.is_seeing if is_named else pool.role in {Role.PREFILL, Role.MIXED}
+            vision = settings.vision if holds_tower else None
+            spec = _token_spec(gpu, pool, shape=shape, source=source, settings=settings, vision=vision)
         specs += [spec] * pool.replicas
     return specs
 
 
 def _token_spec(
-    gpu: GpuClass, pool: PoolCount, *, shape: ModelShape, source: StepSource, settings: EngineSettings
+    gpu: GpuClass,
+    pool: PoolCount,
+    *,
+    shape: ModelShape,
+    source: StepSource,
+    settings: EngineSettings,
+    vision: VisionShape | None,
 ) -> InstanceSpec:
-    """A replica of the language model; one that prefills holds the vision tower too, where there is one."""
+    """A replica of the language model, and of the vision tower `vision` beside it."""
     degree = pool.tensor_parallel
-    vision = settings.vision if pool.role in {Role.PREFILL, Role.MIXED} else None
     tower_bytes = vision.weight_bytes if vision is not None else 0
     tokens = kv_tokens(gpu, shape, tensor_parallel=degree) - tower_bytes // shape.kv_token_bytes
     blocks = tokens // settings.block_tokens
@@ -171,4 +187,5 @@ def _encoder_spec(gpu: GpuClass, pool: PoolCount, settings: EngineSettings) -> I
 
 
 def _kind(gpu: GpuClass, pool: PoolCount) -> str:
-    return f"{gpu.name}{f'x{pool.tensor_parallel}' if pool.tensor_parallel > 1 else ''} {pool.role.value}"
+    sees = "encode+" if pool.is_seeing else ""
+    return f"{gpu.name}{f'x{pool.tensor_parallel}' if pool.tensor_parallel > 1 else ''} {sees}{pool.role.value}"

@@ -147,6 +147,7 @@ def info_to_wire(info: WorkerInfo) -> pb.Register:
         step_terms=None if info.step_terms is None else pb.StepTerms(**info.step_terms._asdict()),
         images=_image_target(info),
         image_fingerprint=info.image_fingerprint,
+        image_tokens_max=info.image_tokens_max,
     )
 
 
@@ -180,6 +181,7 @@ def info_from_wire(message: pb.Register) -> WorkerInfo:
         image_address=message.images.kv_address,
         image_boot=BootId(message.images.boot) if message.HasField("images") else None,
         image_fingerprint=message.image_fingerprint,
+        image_tokens_max=message.image_tokens_max,
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import json
 import random
 from collections.abc import Sequence
@@ -197,6 +198,26 @@ async def test_prompt_and_pictures_must_match(qwen: Path) -> None:
             await ask(platform, Shown(prompt.ids, prompt.files[:1]))
         with pytest.raises(grpc.aio.AioRpcError, match="has 0 places for 2 pictures"):
             await ask(platform, Shown((5, 6, 7), prompt.files))
+
+
+@pytest.mark.parametrize(
+    ("of", "changes", "problem"),
+    [
+        ("p", {"image_tokens_max": 40}, "takes the prompt's pictures to .*embeddings_mib"),
+        ("e", {"sequence_tokens_max": 1}, "pictures.0.: takes .* embeddings; .*engine.kv_memory_mib"),
+    ],
+)
+async def test_pictures_that_fit_nowhere_are_refused_at_once_with_the_setting_that_would_help(
+    qwen: Path, of: str, changes: dict[str, int], problem: str
+) -> None:
+    prompt = prompts("too many", [3])[0]
+    async with start(EPD, qwen) as platform:
+        for member in platform.router.dispatcher.fleet:
+            if member.name == of or (of == "p" and member.info.image_boot is not None):
+                member.info = dataclasses.replace(member.info, **changes)  # type: ignore[arg-type]
+        with pytest.raises(grpc.aio.AioRpcError, match=problem):
+            await ask(platform, prompt)
+        await platform.wait_quiet()
 
 
 async def test_pictures_of_all_requests_are_bounded_and_let_go_when_they_end(qwen: Path) -> None:

@@ -30,7 +30,8 @@ def test_words_name_classes_degrees_roles_and_counts() -> None:
         (["H100:65m"], "more than 64 workers"),
         (["H100:0m"], "'0m' in 'H100:0m' is no number of replicas"),
         ([""], "has 0 replicas"),
-        (["L4:1e"], "only does encode cannot be emulated"),
+        (["L4:1e"], "do not see pictures"),
+        (["L4:1em"], "do not see pictures"),
     ],
 )
 def test_a_word_that_is_wrong_is_named_with_what_would_do(words: list[str], message: str) -> None:

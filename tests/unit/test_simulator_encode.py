@@ -131,10 +131,37 @@ def test_pools_of_encoders_are_typed_with_an_e() -> None:
     pools = parse_pools("L4:2e,H100:1p+1d")
     specs = make_specs(pools, shape=shape_of("Qwen2-7B"), source=StepSource(), settings=settings)
     assert [one.role for one in specs] == [Role.ENCODE, Role.ENCODE, Role.PREFILL, Role.DECODE]
-    assert [one.encode is not None for one in specs] == [True, True, True, False]
+    assert [one.encode is not None for one in specs] == [True, True, False, False], "as with encode workers"
     with pytest.raises(ConfigError, match="nobody can prefill"):
         parse_pools("L4:2e")
     with pytest.raises(ConfigError, match="--vision"):
         make_specs(pools, shape=shape_of("Qwen2-7B"), source=StepSource(), settings=EngineSettings())
     with pytest.raises(ConfigError, match="use single GPUs"):
         make_specs(parse_pools("L4x2:1e,H100:1m"), shape=shape_of("Qwen2-7B"), source=StepSource(), settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("pools", "seeing"),
+    [
+        ("H100:1m", [True]),
+        ("H100:1p+1d", [True, False]),
+        ("H100:1ep+1d", [True, False]),
+        ("H100:1p+1ed", [False, True]),  # ED-P: the encoder beside the decodes
+        ("L4:1e,H100:1em+1m", [True, True, False]),
+    ],
+)
+def test_who_is_written_with_an_e_holds_the_tower_and_without_any_all_who_prefill(
+    pools: str, seeing: list[bool]
+) -> None:
+    settings = EngineSettings(vision=vision_shape("Qwen2-VL"))
+    specs = make_specs(parse_pools(pools), shape=shape_of("Qwen2-7B"), source=StepSource(), settings=settings)
+    assert [one.encode is not None for one in specs] == seeing
+
+
+def test_a_replica_without_the_tower_has_more_room_for_kv() -> None:
+    settings = EngineSettings(vision=vision_shape("InternViT-6B"))
+    blind, seeing = make_specs(
+        parse_pools("A100:1m+1em"), shape=shape_of("InternLM2-20B"), source=StepSource(), settings=settings
+    )
+    freed_bytes = (blind.blocks - seeing.blocks) * blind.block_tokens * blind.kv_token_bytes
+    assert freed_bytes == pytest.approx(vision_shape("InternViT-6B").weight_bytes, rel=1e-3)
