@@ -33,8 +33,9 @@ class Outgoing:
         self.state = state
         self._around = around
         self._parent = parent
-        self._sender = Sender()
-        self._target: pb.DecodeTarget | None = target
+        is_named = bool(target.worker)  # nobody yet: hold it until a retarget names somebody
+        self._sender = Sender() if is_named else Sender(SenderState.UNPLACED)
+        self._target: pb.DecodeTarget | None = target if is_named else None
         self._target_name = target.worker
         self._is_answered = False  # the router has answered a refusal
         self._changed = asyncio.Event()

@@ -6,6 +6,7 @@ nothing else. Next: these two, and `intake.py` for who asks.
 
 import asyncio
 import hashlib
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +18,7 @@ from sluice.domain.role import Role
 from sluice.errors import NoWorkerError
 from sluice.router.fleet import Fleet, Member
 from sluice.router.job import Picture
+from sluice.router.keeps import Keeps
 from sluice.router.looks import Looks, Shown
 from sluice.router.showings import Reader, Showings
 from sluice.telemetry.metrics import RouterMetrics
@@ -49,6 +51,7 @@ class EncodeDesk:
         """`new_sequence` gives ids that no other sequence has; `ttft_s` is the objective for a first token."""
         self._fleet = fleet
         self._looks = Looks(fleet, clock, router=router, new_sequence=new_sequence, ttft_s=ttft_s)
+        self._keeps = Keeps(router=router, new_sequence=new_sequence)
         self._showings = Showings(
             self._looks, fleet.at, clock, router=router, metrics=metrics, new_sequence=new_sequence
         )
@@ -66,12 +69,16 @@ class EncodeDesk:
         return tuple([await _picture(one, answer) for one, answer in zip(shown, looking, strict=True)])
 
     def recall(self, name: bytes, *, field: str, root: BlockHash) -> Picture | None:
-        """A picture by its file's name, if some encode worker still has its embeddings."""
+        """A picture by its file's name, if some encode worker still has its embeddings: held while it is needed."""
         shown = Shown(name=name, data=b"", field=field, root=embedding_root(root))
         layout, view = self._looks.layout_of(name), self._looks.choose(shown)
         if layout is None or view is None or not view.cached:
             return None
-        return Picture(name=name, data=b"", field=field, layout=layout, is_known=True)
+        picture = Picture(name=name, data=b"", field=field, layout=layout, is_known=True)
+        kept = self._keeps.keep(shown.key, layout, self._fleet.at(view.slot))
+        if kept is not None:
+            weakref.finalize(picture, self._keeps.let_go, kept)
+        return picture
 
     def _looking(self, shown: Shown) -> _Answer:
         """The layout, if the picture is known; otherwise a look. What no encoder has any more is encoded meanwhile."""
@@ -95,7 +102,7 @@ class EncodeDesk:
 
     def owns(self, sequence: SequenceId) -> bool:
         """Whether it is an image's own sequence."""
-        return self._showings.owns(sequence) or self._looks.owns(sequence)
+        return self._showings.owns(sequence) or self._looks.owns(sequence) or self._keeps.owns(sequence)
 
     def on_looked(self, member: Member, looked: pb.Looked) -> None:
         """A picture is prepared."""
@@ -131,15 +138,18 @@ class EncodeDesk:
             self._showings.on_failed(sequence, failed.message)
         else:
             self._looks.on_failed(sequence, failed)
+            self._keeps.on_failed(sequence)
 
     def on_lost(self, member: Member) -> None:
         """A worker is gone."""
         if member.info.role is Role.ENCODE:
+            self._keeps.on_lost(member)
             self._looks.on_lost(member)
             self._showings.on_lost(member)
 
     def tick(self) -> None:
         """Time passes. A few times a second."""
+        self._keeps.tick()
         self._looks.tick()
         self._showings.tick()
 

@@ -6,6 +6,7 @@ them (`encode_desk.py`). Decides nothing about prompts. Next: `intake.py`, who a
 
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from sluice.clock import Clock
@@ -26,6 +27,7 @@ class Gallery:
         """`held_bytes_max` bounds the pictures of all running requests."""
         self._held_bytes_max = held_bytes_max
         self._held_bytes = 0
+        self._at_hand: weakref.WeakValueDictionary[tuple[BlockHash, bytes], Picture] = weakref.WeakValueDictionary()
         self._reader = reader
         self._now_s = clock.now_s
         self._desk = desk
@@ -58,6 +60,7 @@ class Gallery:
             raise
         for picture in found:  # held for as long as anybody may have to encode it again
             weakref.finalize(picture, self._let_go, len(picture.data))
+            self._at_hand[root, picture.name] = picture
         seen = iter(found)
         pictures = tuple(remembered[at] if at in remembered else next(seen) for at in range(len(sources)))
         return pictures, self._now_s() - started_s
@@ -71,6 +74,9 @@ class Gallery:
         return self._held_bytes
 
     def _recall(self, source: RememberedPicture, *, root: BlockHash) -> Picture:
+        """A picture that is named: from a request that has it at hand, or from the encode worker that keeps it."""
+        if (twin := self._at_hand.get((root, source.name))) is not None:
+            return replace(twin, field=source.field, is_known=True)
         picture = self._desk.recall(source.name, field=source.field, root=root)
         if picture is None:
             problem = "names a picture that no encode worker has"

@@ -23,6 +23,7 @@ from sluice.domain.image import ImageLayout, embedding_tokens
 from sluice.errors import InvalidRequestError, NoWorkerError, SluiceError
 from sluice.policy.encoding import Encoder, choose_encoders
 from sluice.router.fleet import Fleet, Member
+from sluice.router.image_state import EPOCH
 from sluice.wire.gen import sluice_pb2 as pb
 
 K = TypeVar("K")
@@ -41,7 +42,6 @@ TTFT_SHARE: Final = 0.5
 LOOK_S_MAX: Final = 20.0
 LAYOUTS_MAX: Final = 65_536
 SEEN_MAX: Final = 4096
-EPOCH: Final = 0
 _UNSENT: Final = SequenceId(0)
 
 

@@ -11,15 +11,14 @@ from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 from sluice.clock import Clock
-from sluice.domain.block_hash import extend_chain
-from sluice.domain.ids import BootId, Epoch, RequestId, RouterId, SequenceId
-from sluice.domain.image import ImageLayout, ImageSpan, embedding_root, embedding_tokens
-from sluice.domain.sampling import SamplingParams
-from sluice.domain.sequence import SequenceState
+from sluice.domain.ids import BootId, Epoch, RouterId, SequenceId
+from sluice.domain.image import ImageLayout, embedding_root
+from sluice.errors import InvalidRequestError
 from sluice.router import orders, showing
 from sluice.router.fleet import Member
+from sluice.router.image_state import EPOCH, image_state
 from sluice.router.job import Prompt
-from sluice.router.looks import EPOCH, Looks, Shown
+from sluice.router.looks import Looks, Shown
 from sluice.router.records import Record
 from sluice.router.showing import Effect, Event, State
 from sluice.telemetry.metrics import RouterMetrics
@@ -33,18 +32,18 @@ SHOW_S_MAX: Final = 60.0
 """From sent to committed; an encode worker that takes longer has lost it."""
 
 _UNSENT: Final = SequenceId(0)
-_SAMPLING: Final = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
-    """A prompt with images. `blind` hears why they cannot be brought to it."""
+    """A prompt with images. `blind` hears why they cannot be brought to it, `refuse` that nobody ever can."""
 
     sequence: SequenceId
     prompt: Prompt
     record: Record
     traceparent: str
     blind: Callable[[str], None]
+    refuse: Callable[[InvalidRequestError], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -196,6 +195,10 @@ class Showings:
                     assert_never(effect)
 
     def _look(self, one: _Showing) -> None:
+        if not one.shown.data:  # it was named, not sent
+            problem, remedy = "names a picture that no encode worker has any more", "send the bytes of its file"
+            one.reader.refuse(InvalidRequestError(field=one.shown.field, problem=problem, remedy=remedy))
+            return
         looking = self._looks.look(one.shown, avoid=one.failed)
         looking.add_done_callback(lambda done: self._on_looked(one, done))
 
@@ -219,22 +222,13 @@ class Showings:
         one.row.encoder = member.name
         if member.name not in one.reader.record.encoders:
             one.reader.record.encoders.append(member.name)
-        member.link.send(orders.start(self._state(one), one.target))
-
-    def _state(self, one: _Showing) -> SequenceState:
-        """The image's own sequence."""
-        tokens = embedding_tokens(one.layout.digest, one.layout.tokens)
-        return SequenceState(
+        state = image_state(
+            one.layout,
             sequence=one.sequence,
-            request=RequestId(f"image {one.layout.digest.hex()} of {one.reader.record.request}"),
-            router=self._router,
-            epoch=Epoch(EPOCH),
-            tokens=tokens,
-            prompt_tokens=len(tokens),
-            unit_hashes=tuple(extend_chain(one.shown.root, tokens)),
-            root=one.shown.root,
-            sampling=_SAMPLING,
-            traceparent=one.reader.traceparent,
-            images=(ImageSpan(digest=one.layout.digest, first=0, rows=1, columns=one.layout.tokens),),
             viewer=one.reader.sequence,
+            root=one.shown.root,
+            router=self._router,
+            purpose=f"of {one.reader.record.request}",
+            traceparent=one.reader.traceparent,
         )
+        member.link.send(orders.start(state, one.target))

@@ -40,10 +40,10 @@ def make_vision_model(directory: Path, family: str) -> Path:
     return directory
 
 
-def picture_file(seed: int, *, form: str = "PNG") -> bytes:
-    """A picture of random size and colours, as a file."""
+def picture_file(seed: int, *, form: str = "PNG", sides: tuple[int, int] = (30, 120)) -> bytes:
+    """A picture of random size (pixels a side, from and below) and colours, as a file."""
     rng = random.Random(seed)
-    shape = (rng.randrange(30, 120), rng.randrange(30, 120), 3)
+    shape = (rng.randrange(*sides), rng.randrange(*sides), 3)
     pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format=form)

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import dataclasses
+import gc
 import json
 import random
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ import pytest
 from in_process import Platform, WorkerPlan, start
 from vision_platform import NEW_TOKENS, Oracle, Shown, make_vision_model, picture_file, shown
 
+from sluice.domain.block_hash import extend_chain, root_hash
+from sluice.domain.image import embedding_root, embedding_tokens
 from sluice.engine.vision.random_vision_models import CONFIGS
 from sluice.router.encode_desk import name_of
 from sluice.telemetry import tracing
@@ -198,6 +201,45 @@ async def test_prompt_and_pictures_must_match(qwen: Path) -> None:
             await ask(platform, Shown(prompt.ids, prompt.files[:1]))
         with pytest.raises(grpc.aio.AioRpcError, match="has 0 places for 2 pictures"):
             await ask(platform, Shown((5, 6, 7), prompt.files))
+
+
+async def test_a_named_picture_is_not_forgotten_while_a_request_needs_it(qwen: Path) -> None:
+    prompt = prompts("kept", [1])[0]
+    request = pb.GenerateRequest(
+        model="tiny",
+        prompt_tokens=pb.TokenIds(ids=prompt.ids),
+        sampling=pb.SamplingParams(max_tokens=NEW_TOKENS, temperature=0.0, ignore_eos=True),
+        pictures=[pb.Picture(reference=name_of(prompt.files[0]))],
+    )
+    small = [dataclasses.replace(plan, kv_memory_mib=1) if plan.name == "e" else plan for plan in EPD]
+    async with start(small, qwen) as platform:
+        fleet, desk = platform.router.dispatcher.fleet, platform.router.dispatcher.desk
+        assert fleet.fingerprint is not None
+        root = root_hash(model_fingerprint=fleet.fingerprint, salt="")
+
+        async def flood(first: int) -> None:
+            """More pictures than the encode worker has room for."""
+            for seed in range(first, first + 288, 16):
+                files = [picture_file(one, form="BMP", sides=(150, 160)) for one in range(seed, seed + 16)]
+                await desk.pictures([("p", data) for data in files], root=root)
+            gc.collect()  # what an earlier request had at hand
+
+        expected = await ask(platform, prompt)
+        async with asyncio.timeout(30):
+            while (needed := desk.recall(name_of(prompt.files[0]), field="pictures[0]", root=root)) is None:
+                await asyncio.sleep(0.02)  # what is cached is told with the next heartbeat
+        await flood(1000)
+        assert await answer(platform, request) == expected
+        own = embedding_tokens(needed.layout.digest, needed.layout.tokens)
+        hashes = extend_chain(embedding_root(root), own)
+        del needed
+        await flood(2000)
+        async with asyncio.timeout(30):
+            while fleet.index.match(hashes).get(next(fleet.encoders).slot):
+                await asyncio.sleep(0.02)
+        with pytest.raises(grpc.aio.AioRpcError, match="names a picture that no encode worker has"):
+            await answer(platform, request)
+        await platform.wait_quiet()
 
 
 @pytest.mark.parametrize(

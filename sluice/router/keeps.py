@@ -1,0 +1,92 @@
+"""Has encode workers keep the embeddings of pictures that requests only name: nobody could encode those again.
+
+    keep --Start, for nobody yet--> held at the encode worker --all who need it are gone--> Cancel
+
+The picture's own sequence is held where its embeddings are cached, so that they are not evicted before they are
+shown. One hold serves all who name the same picture. A worker that drains, or too many holds, end the promise: then
+the request is told. Lives on the event loop. Next: `encode_desk.py`, who asks.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from sluice.domain.ids import BlockHash, RouterId, SequenceId
+from sluice.domain.image import ImageLayout
+from sluice.router import orders
+from sluice.router.fleet import Member
+from sluice.router.image_state import EPOCH, image_state
+from sluice.wire.gen import sluice_pb2 as pb
+
+BATCH_SHARE: Final = 4
+"""A worker's batch is held for no more than this part of it: the rest encodes."""
+
+NOBODY: Final = pb.DecodeTarget()
+"""A target without a name: whoever is told to hand off there holds the sequence instead."""
+
+Key = tuple[BlockHash, bytes]
+
+
+@dataclass(slots=True, eq=False)
+class Kept:
+    """One picture held at one worker, for `wanted` requests."""
+
+    member: Member
+    sequence: SequenceId
+    wanted: int = 0
+
+
+class Keeps:
+    """What one router has encode workers hold."""
+
+    def __init__(self, *, router: RouterId, new_sequence: Callable[[], SequenceId]) -> None:
+        self._router = router
+        self._new_sequence = new_sequence
+        self._kept: dict[Key, Kept] = {}
+        self._let_go: deque[Kept] = deque()  # said on any thread, done on the loop
+
+    def keep(self, key: Key, layout: ImageLayout, member: Member) -> Kept | None:
+        """Hold a picture at `member`, which has it, until all who asked have let go; None without room to hold it."""
+        kept = self._kept.get(key)
+        if kept is None:
+            held = sum(one.member is member for one in self._kept.values())
+            if held >= member.info.batch_sequences_max // BATCH_SHARE:
+                return None
+            kept = self._kept[key] = Kept(member, self._new_sequence())
+            state = image_state(
+                layout,
+                sequence=kept.sequence,
+                viewer=kept.sequence,
+                root=key[0],
+                router=self._router,
+                purpose="kept",
+            )
+            member.link.send(orders.start(state, NOBODY))
+        kept.wanted += 1
+        return kept
+
+    def let_go(self, kept: Kept) -> None:
+        """One who needed it is gone. From any thread; done at the next tick."""
+        self._let_go.append(kept)
+
+    def owns(self, sequence: SequenceId) -> bool:
+        """Whether it is a picture held for somebody."""
+        return any(kept.sequence == sequence for kept in self._kept.values())
+
+    def on_failed(self, sequence: SequenceId) -> None:
+        """Its worker holds it no longer: whoever comes next has it held anew."""
+        self._kept = {key: kept for key, kept in self._kept.items() if kept.sequence != sequence}
+
+    def on_lost(self, member: Member) -> None:
+        """The worker is gone, and all that it held."""
+        self._kept = {key: kept for key, kept in self._kept.items() if kept.member is not member}
+
+    def tick(self) -> None:
+        """Let go of what nobody needs, and of what would keep a worker from being drained."""
+        while self._let_go:
+            self._let_go.popleft().wanted -= 1
+        for key, kept in list(self._kept.items()):
+            if kept.wanted <= 0 or not kept.member.is_ready:
+                del self._kept[key]
+                kept.member.cancel(kept.sequence, EPOCH)

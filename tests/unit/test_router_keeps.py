@@ -1,0 +1,132 @@
+"""A picture that a request only names is held by its encode worker for as long as somebody needs it."""
+
+import gc
+from pathlib import Path
+
+import pytest
+
+from sluice.domain.block_hash import extend_chain
+from sluice.domain.ids import RequestId
+from sluice.domain.image import embedding_root, embedding_tokens
+from sluice.domain.role import Lifecycle
+from sluice.domain.sampling import SamplingParams
+from sluice.errors import InvalidRequestError
+from sluice.router.encode_desk import name_of
+from sluice.router.fleet import Member
+from sluice.router.job import Job, Picture
+from sluice.router.keeps import BATCH_SHARE
+from sluice.router.output import Delivery
+from sluice.testing.dispatch_desk import ROOT
+from sluice.testing.image_desk import IMAGE_TOKENS, ImageDesk, digest_of, prompt_of
+from sluice.testing.tiny_tokenizer import make_model_directory
+from sluice.text import tokenizer as tokenizer_file
+from sluice.wire.gen import sluice_pb2 as pb
+
+A = b"picture a"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model_directory(Path(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture
+async def desk(model: Path) -> ImageDesk:
+    desk = ImageDesk(tokenizer_file.load(model))
+    encoder = desk.encoder("e")
+    desk.reader("m")
+    for number in range(9):
+        request = await desk.submit_looked_at(encoder, bytes([number]) if number else A, request=f"r{number}")
+        desk.dispatcher.release(request)
+        cache(desk, encoder, bytes([number]) if number else A)
+    desk.told(encoder)
+    return desk
+
+
+def cache(desk: ImageDesk, encoder: Member, data: bytes) -> None:
+    hashes = extend_chain(embedding_root(ROOT), embedding_tokens(digest_of(data), IMAGE_TOKENS))
+    desk.dispatcher.on_message(encoder, pb.WorkerMessage(prefix=pb.PrefixUpdate(stored=b"".join(hashes))))
+
+
+def encoder_of(desk: ImageDesk) -> Member:
+    return next(desk.dispatcher.fleet.encoders)
+
+
+def recall(desk: ImageDesk, data: bytes) -> Picture:
+    picture = desk.dispatcher.desk.recall(name_of(data), field="pictures[0]", root=ROOT)
+    assert picture is not None
+    return picture
+
+
+def submit(desk: ImageDesk, picture: Picture) -> None:
+    job = Job(
+        request=RequestId("named"), prompts=(prompt_of((picture,)),), n=1, sampling=SamplingParams(max_tokens=9),
+        stops=(), timeout_s=60.0,
+    )  # fmt: skip
+    desk.dispatcher.submit(job, Delivery.EACH_STEP)
+
+
+async def test_a_named_picture_is_held_until_nobody_needs_it(desk: ImageDesk) -> None:
+    encoder = encoder_of(desk)
+    first, second = recall(desk, A), recall(desk, A)
+    (start,) = desk.only(encoder, "start")
+    assert start.start.HasField("target"), "it is held when it is computed"
+    assert not start.start.target.worker, "for nobody yet"
+    kept = start.start.state.sequence
+    assert desk.dispatcher.desk.owns(kept)
+    for picture in ("first", "second"):
+        desk.dispatcher.tick()
+        assert desk.only(encoder, "cancel") == [], f"{picture} needs it"
+        if picture == "first":
+            del first
+        else:
+            del second
+        gc.collect()
+    desk.dispatcher.tick()
+    assert [message.cancel.sequence for message in desk.only(encoder, "cancel")] == [kept]
+    assert not desk.dispatcher.desk.owns(kept)
+
+
+async def test_a_draining_encode_worker_is_not_kept_from_its_end(desk: ImageDesk) -> None:
+    encoder = encoder_of(desk)
+    picture = recall(desk, A)
+    (start,) = desk.only(encoder, "start")
+    desk.beat(encoder, Lifecycle.DRAINING)
+    desk.dispatcher.tick()
+    assert [message.cancel.sequence for message in desk.only(encoder, "cancel")] == [start.start.state.sequence]
+    del picture
+
+
+async def test_a_worker_that_gave_it_up_is_asked_again_by_whoever_comes_next(desk: ImageDesk) -> None:
+    encoder = encoder_of(desk)
+    first = recall(desk, A)
+    (start,) = desk.only(encoder, "start")
+    desk.failed(encoder, start.start.state.sequence)
+    second = recall(desk, A)
+    (again,) = desk.only(encoder, "start")
+    del first
+    gc.collect()
+    desk.dispatcher.tick()
+    assert desk.only(encoder, "cancel") == [], "who let go was of an earlier hold"
+    assert desk.dispatcher.desk.owns(again.start.state.sequence)
+    del second
+
+
+async def test_only_a_part_of_a_workers_batch_is_held(desk: ImageDesk) -> None:
+    encoder = encoder_of(desk)
+    held = [recall(desk, bytes([number])) for number in range(1, 9)]
+    assert len(desk.only(encoder, "start")) == encoder.info.batch_sequences_max // BATCH_SHARE
+    del held
+
+
+async def test_a_named_picture_that_is_nowhere_any_more_ends_its_request_with_the_remedy(desk: ImageDesk) -> None:
+    encoder = encoder_of(desk)
+    picture = recall(desk, A)
+    desk.told(encoder)
+    submit(desk, picture)
+    (start,) = desk.only(encoder, "start")
+    desk.failed(encoder, start.start.state.sequence, message="the picture is not here any more")
+    (flow_error,) = [record.finish_reason for record in desk.dispatcher.records.latest(request=None, limit=1)]
+    assert flow_error == InvalidRequestError.code.value
+    assert desk.only(encoder, "look") == [], "there is nothing to look at"
+    assert desk.is_empty()
