@@ -17,7 +17,7 @@ from kube.commands import UnfitError
 from kube.control_plane import SERVER, ControlPlane
 from kube.dns import ClusterDns
 from kube.image_store import Images
-from kube.node import Node, copy_images
+from kube.node import Node
 from kube.places import Places
 from kube.processes import Processes, wait_until
 
@@ -66,7 +66,6 @@ class Cluster:
         (self._places.run / "images").write_text(f"{self.images.control} {self.images.worker}", encoding="ascii")
         self.control_plane.start()
         for node in self.nodes:
-            copy_images(self.images.store, self._places.run / node.name / "images")
             node.start()
         api = Api(self.kubeconfig)
         self._dns = ClusterDns(place=self._control, folder=self._places.run, processes=self._running, api=api)
@@ -126,7 +125,8 @@ def is_node_ready(node: Document) -> bool:
 def _node(places: Places, running: Processes, binaries: Binaries, number: int) -> Node:
     place = network.node_place(number)
     folder = places.run / place.name
-    return Node(place=place, folder=folder, pki=places.run / "pki", binaries=binaries, running=running)
+    store = places.image_store / "content"
+    return Node(place=place, folder=folder, pki=places.run / "pki", binaries=binaries, store=store, running=running)
 
 
 def _remove(places: Places, running: Processes, nodes: Sequence[Node]) -> None:

@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 from kube import network
+from kube.audit import Noted, read_log, write_policy
 from kube.build import Binaries
 from kube.network import Place
 from kube.processes import Processes, wait_until
@@ -17,6 +18,8 @@ from kube.processes import Processes, wait_until
 API_PORT = 6443
 SERVER = f"https://{network.CONTROL}:{API_PORT}"
 READY_S_MAX = 90.0
+AUDIT_POLICY = "audit-policy.json"
+AUDIT_LOG = "audit.log"
 AWAY_TOLERATED_S = 10  # pods of a node that is gone are replaced after this
 
 
@@ -40,10 +43,15 @@ class ControlPlane:
 
     def start_api_server(self) -> None:
         """Start the API server and wait until it is ready. Raises TimeoutError."""
+        write_policy(self._folder / AUDIT_POLICY)
         self._start("apiserver", "kube-apiserver", *self._api_server())
         trust = ssl.create_default_context(cafile=str(self._pki / "ca.crt"))
         trust.load_cert_chain(self._pki / "apiserver-kubelet.crt", self._pki / "apiserver-kubelet.key")
         wait_until(lambda: self._is_ready(trust), deadline_s=READY_S_MAX, what="API server ready")
+
+    def calls_of(self, namespace: str) -> set[Noted]:
+        """Every kind of call that pods of `namespace` have made since the API server was first started."""
+        return read_log(self._folder / AUDIT_LOG, namespace=namespace)
 
     def stop_api_server(self) -> None:
         self._processes.stop("apiserver")
@@ -89,6 +97,8 @@ class ControlPlane:
             "service-account-issuer": "https://kubernetes.default.svc",
             "api-audiences": "https://kubernetes.default.svc",
             "authorization-mode": "Node,RBAC",
+            "audit-policy-file": f"{self._folder}/{AUDIT_POLICY}",
+            "audit-log-path": f"{self._folder}/{AUDIT_LOG}",
             "enable-admission-plugins": "NodeRestriction",
             "requestheader-client-ca-file": f"{pki}/ca.crt",
             "requestheader-allowed-names": "front-proxy-client",

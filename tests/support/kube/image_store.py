@@ -1,7 +1,7 @@
 """Keeps the images that nodes start with, in one containerd folder, made once and kept up to date.
 
 Layers that are there already are not written again: a change of Sluice's code costs seconds. Nodes
-start from copies (`node.copy_images`) and never write here.
+start with what `node.lend_images` lends them and never write here.
 """
 
 import json

@@ -19,25 +19,33 @@ from kube.network import Place
 from kube.processes import Processes
 
 PODS_MAX = 60
-PRIVATE = "mount --bind {logs} /var/log && mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/lib/cni"
+PRIVATE = ("mount --bind varlog /var/log", "mount -t tmpfs tmpfs /run", "mount -t tmpfs tmpfs /var/lib/cni")
+NO_CLOUD = ("env", "AWS_EC2_METADATA_DISABLED=true")  # or a kubelet asks a cloud that is not there, for six seconds
 
 
 class Node:
     """Starts, breaks and stops one node."""
 
-    def __init__(self, *, place: Place, folder: Path, pki: Path, binaries: Binaries, running: Processes) -> None:
-        """`folder` must hold `images`, a copy of an image store."""
+    def __init__(
+        self, *, place: Place, folder: Path, pki: Path, binaries: Binaries, store: Path, running: Processes
+    ) -> None:
+        """`store` is a container daemon's folder with the images that the node starts with."""
         self.name = place.name
         self.place = place
         self._folder = folder
         self._pki = pki
         self._binaries = binaries
+        self._store = store
         self._running = running
 
     @property
     def socket(self) -> Path:
         """Where this node's containerd answers."""
         return self._folder / "containerd.sock"
+
+    @property
+    def _images(self) -> Path:
+        return self._folder / "images"
 
     def start(self) -> None:
         """Start the node's processes; it joins by itself and is ready some seconds later."""
@@ -47,8 +55,9 @@ class Node:
         (logs / "pods").mkdir(parents=True)
         (logs / "containers").mkdir()
         Path("/var/lib/cni").mkdir(parents=True, exist_ok=True)
-        script = f"{PRIVATE.format(logs=logs)} && echo private > {self._folder}/private && exec sleep infinity"
-        unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
+        lent = [f"mount --bind {source} {target}" for source, target in lend_images(self._store, self._images)]
+        script = " && ".join((*PRIVATE, *lent, "echo private > private", "exec sleep infinity"))
+        unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-c", f"cd {self._folder} && {script}"]
         self._running.start(f"{self.name}-spaces", [*self.place.enter(), *unshare])
         private = self._folder / "private"
         processes.wait_until(private.exists, deadline_s=10, what=f"{self.name}: private mounts", every_s=0.02)
@@ -105,7 +114,7 @@ class Node:
 
     def _start(self, part: str, program: str, *flags: str) -> None:
         holder = self._running.pid(f"{self.name}-spaces")
-        enter = ["nsenter", "--target", str(holder), "--net", "--mount"]
+        enter = ["nsenter", "--target", str(holder), "--net", "--mount", *NO_CLOUD]
         self._running.start(f"{self.name}-{part}", [*enter, program, *flags])
 
     def _write_files(self) -> None:
@@ -116,7 +125,7 @@ class Node:
         (self._folder / "kubelet.yaml").write_text(json.dumps(self._kubelet_settings(), indent=1), encoding="utf-8")
         write_settings(
             self._folder / "containerd.toml",
-            root=self._folder / "images",
+            root=self._images,
             state=self._folder / "containers",
             socket=self.socket,
             networks=networks,
@@ -163,8 +172,19 @@ class Node:
         }
 
 
-def copy_images(store: Path, folder: Path) -> None:
-    """Give a node the images of `store`: layers as hard links, since nobody writes to them; databases as copies."""
+def lend_images(store: Path, folder: Path) -> list[tuple[Path, Path]]:
+    """Make `folder` a container daemon's folder with the images of `store`; returns what to mount there, from where.
+
+    Packed layers are hard links and unpacked ones are mounted, since nobody writes to them; databases are copies.
+    """
+    unpacked: list[tuple[Path, Path]] = []
+
+    def is_unpacked(parent: str, names: list[str]) -> list[str]:
+        if Path(parent).parent.name != "snapshots":
+            return []
+        layer = Path(parent).relative_to(store)
+        unpacked.append((store / layer / "fs", folder / layer / "fs"))
+        return [name for name in names if name == "fs"]
 
     def link_or_copy(source: str, target: str) -> str:
         if source.endswith(".db"):
@@ -172,4 +192,7 @@ def copy_images(store: Path, folder: Path) -> None:
         Path(target).hardlink_to(source)
         return target
 
-    shutil.copytree(store, folder, symlinks=True, copy_function=link_or_copy)
+    shutil.copytree(store, folder, symlinks=True, copy_function=link_or_copy, ignore=is_unpacked)
+    for _, target in unpacked:
+        target.mkdir()
+    return unpacked
