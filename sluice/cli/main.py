@@ -6,9 +6,11 @@ Only the chosen command is imported, so `sluice get` needs no torch. Each comman
 
 import argparse
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
-from typing import Final, Protocol, cast
+from types import FrameType
+from typing import Final, Never, Protocol, cast
 
 from sluice.errors import SluiceError
 
@@ -31,6 +33,7 @@ COMMANDS: Final = {
     "router": "run one router process",
     "worker": "run one worker process",
 }
+SERVERS: Final = {"router", "worker"}
 EXTRAS: Final = {"kopf": "operator", "highspy": "planner"}  # what brings a module that may be missing
 
 
@@ -48,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] not in COMMANDS:
         return _explain(words)
     name = words[0]
+    if name in SERVERS:
+        signal.signal(signal.SIGTERM, _end_at_once)
     try:
         command = cast("Command", importlib.import_module(f"sluice.cli.{name}"))
     except ModuleNotFoundError as error:
@@ -65,6 +70,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _end_at_once(number: int, _: FrameType | None) -> Never:
+    """Until a server drains on SIGTERM it has nothing to drain.
+
+    The first process of a container ignores signals that it does not handle: a pod deleted while it started would
+    come up all the same, serve for its whole grace period, and be killed with what it serves.
+    """
+    sys.exit(128 + number)
 
 
 def _explain(words: Sequence[str]) -> int:

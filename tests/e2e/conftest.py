@@ -80,7 +80,9 @@ def demo(site: Site) -> Iterator[Document]:
         site.set_gpus(GPUS_PER_NODE)
         site.api.apply(gpu_class())
     site.api.apply(demo_service(has_gpus=site.own is not None))
-    yield site.wait_settled("demo")
+    found = site.wait_settled("demo")
+    site.wait_answers("demo")
+    yield found
     if site.own is None:
         site.api.delete(site.service_path("demo"))
 

@@ -1,6 +1,7 @@
 """The router as a process: wrong settings end it with one line, SIGTERM lets running requests end."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -49,6 +50,25 @@ async def router(model: Path, tmp_path: Path) -> AsyncIterator[asyncio.subproces
     if process.returncode is None:
         process.kill()
     await process.wait()
+
+
+@pytest.mark.parametrize("command", ["router", "worker"])
+async def test_a_process_that_is_told_to_stop_while_it_starts_ends_at_once(command: str, tmp_path: Path) -> None:
+    """As the first process of a container it would ignore the signal, come up, and be killed when its grace is over."""
+    settings = tmp_path / "settings.yaml"
+    os.mkfifo(settings)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sluice.cli.main", command, "--config", str(settings))
+    )
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            with await asyncio.to_thread(settings.open, "w"):  # it has come as far as its settings, and no further
+                process.send_signal(signal.SIGTERM)
+                assert await process.wait() == 128 + signal.SIGTERM
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def wait_ready(http: aiohttp.ClientSession) -> None:

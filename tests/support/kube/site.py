@@ -7,6 +7,7 @@ The chart is installed with Helm as a user would. Only an own cluster can be bro
 import asyncio
 import os
 import shutil
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +129,11 @@ class Site:
 
         wait_until(is_told, deadline_s=60, what=f"kubelets offer {count} GPUs")
 
-    def free_gpus(self) -> int:
+    def wait_no_free_gpus(self) -> None:
+        """Every GPU is taken, and none by a pod that is on its way out."""
+        wait_until(lambda: self._free_gpus() == 0, deadline_s=WAIT_S, what="no GPU is free")
+
+    def _free_gpus(self) -> int:
         """GPUs of all nodes that no pod has asked for."""
         nodes = self.api.items("/api/v1/nodes")
         there = sum(int(node["status"]["allocatable"].get(GPU, 0)) for node in nodes)
@@ -162,10 +167,29 @@ class Site:
                 return False
             pools = found.get("status", {}).get("pools", [])
             wanted = all(self._is_whole(name, pool) for pool in pools)
-            return has_condition(found, "Available") and bool(pools) and wanted
+            return has_condition(found, "Available") and bool(pools) and wanted and self._has_its_routers(name)
 
         wait_until(is_settled, deadline_s=WAIT_S, what=f"ModelService {name} has settled", every_s=0.5)
         return self.api.get(path)
+
+    def _has_its_routers(self, service: str) -> bool:
+        """Whether every router is ready and none is on its way out."""
+        found = self.api.get(f"/apis/apps/v1/namespaces/default/deployments/{service}-router")
+        is_whole = found["status"].get("readyReplicas", 0) == found["spec"]["replicas"]
+        return is_whole and not any(is_leaving(pod) for pod in self.router_pods(service))
+
+    def wait_answers(self, service: str) -> None:
+        """Clients on this machine reach a ModelService: the rules that bring them there follow what is ready."""
+        url = f"{self.url(service)}/v1/models"
+
+        def answers() -> bool:
+            try:
+                with urllib.request.urlopen(url, timeout=2) as reply:
+                    return bool(reply.status == 200)
+            except OSError:
+                return False
+
+        wait_until(answers, deadline_s=WAIT_S, what=f"{url} answers")
 
     def _is_whole(self, service: str, pool: Document) -> bool:
         wanted = self.api.get(f"{SERVICES}/namespaces/default/workerpools/{service}-{pool['name']}")["spec"]["replicas"]

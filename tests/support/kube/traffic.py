@@ -20,7 +20,7 @@ ATTEMPTS_MAX = 60
 RETRY_S = 0.25
 REQUEST_S_MAX = 300.0
 STREAMS = 56  # at least 50 in flight at any time, with room for those that have just ended
-STREAM_TOKENS = 100
+STREAM_TOKENS = 60
 RESULTS = Path("e2e-results.jsonl")
 Body = dict[str, Any]
 
@@ -36,8 +36,15 @@ class Report:
     connections_failed: int = 0  # before any event had come
     wrong: list[str] = field(default_factory=list)
     pause_s_max: float = 0.0  # longest silence within a stream
+    pause_at_s: float = 0.0  # when it ended, from the first request on
+    started_s: float = field(default_factory=time.monotonic)
     in_flight: int = 0  # streams that had brought a token when the disturbance began
     seconds: float = 0.0  # from the first request to the last answer
+
+    @property
+    def is_undisturbed(self) -> bool:
+        """Whether no client had to ask for anything twice, and every answer was right."""
+        return not (self.wrong or self.resumed or self.refusals or self.connections_failed)
 
     def line(self) -> str:
         """One line for a person."""
@@ -45,7 +52,7 @@ class Report:
             f"{self.in_flight} in flight, {self.completed} requests, {self.tokens} tokens in {self.seconds:.0f} s, "
             f"{len(self.wrong)} wrong, {self.resumed} resumed, "
             f"{self.refusals.total()} refused, {self.connections_failed} connections failed, "
-            f"longest pause {self.pause_s_max:.2f} s"
+            f"longest pause {self.pause_s_max:.2f} s at {self.pause_at_s:.0f} s"
         )
 
 
@@ -71,11 +78,10 @@ class Traffic:
         self._running: dict[int, _Client] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
-        self._started_s = 0.0
 
     def start(self) -> None:
         """One client for every request of the list."""
-        self._started_s = time.monotonic()
+        self.report.started_s = time.monotonic()
         for number in range(len(self._requests)):
             self._tasks.append(asyncio.create_task(self._repeat(number), name=f"client {number}"))
 
@@ -107,7 +113,7 @@ class Traffic:
             await asyncio.gather(*self._tasks)
         finally:
             await self.abandon()
-        self.report.seconds = time.monotonic() - self._started_s
+        self.report.seconds = time.monotonic() - self.report.started_s
         return self.report
 
     async def abandon(self) -> None:
@@ -182,8 +188,9 @@ class _Client:
             now_s = time.monotonic()
             if self.answer.last_id != seen:
                 seen, since_s = self.answer.last_id, now_s
-            elif seen:
-                self._report.pause_s_max = max(self._report.pause_s_max, now_s - since_s)
+            elif seen and now_s - since_s > self._report.pause_s_max:
+                self._report.pause_s_max = now_s - since_s
+                self._report.pause_at_s = now_s - self._report.started_s
 
 
 async def undisturbed(url: str, requests: Sequence[Body]) -> list[str]:
@@ -192,7 +199,7 @@ async def undisturbed(url: str, requests: Sequence[Body]) -> list[str]:
     timeout = aiohttp.ClientTimeout(total=REQUEST_S_MAX, sock_connect=5)
     async with aiohttp.ClientSession(timeout=timeout) as http:
         texts = await asyncio.gather(*(_Client(http, url, body, report).run() for body in requests))
-    assert (report.resumed, report.refusals.total(), report.connections_failed) == (0, 0, 0)
+    assert report.is_undisturbed, f"{report.line()}; {dict(report.refusals)}"
     return list(texts)
 
 
