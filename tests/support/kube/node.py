@@ -20,7 +20,7 @@ from kube.processes import Processes
 
 PODS_MAX = 60
 PRIVATE = ("mount --bind varlog /var/log", "mount -t tmpfs tmpfs /run", "mount -t tmpfs tmpfs /var/lib/cni")
-NO_CLOUD = ("env", "AWS_EC2_METADATA_DISABLED=true")  # or a kubelet asks a cloud that is not there, for six seconds
+NO_CLOUD = ("env", "AWS_EC2_METADATA_DISABLED=true")  # or every kubelet looks for a cloud first
 
 
 class Node:
