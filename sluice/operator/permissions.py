@@ -89,9 +89,15 @@ CLUSTER_PERMISSIONS: Final = (
         verbs=("list", "watch"),
         why="kopf waits for the custom resources to exist",
     ),
-    Permission(group="", resources=("namespaces",), verbs=("list", "watch"), why="kopf follows namespaces"),
 )
 """Cluster-wide, always: a ClusterRole."""
+
+NAMED_NAMESPACES_PERMISSIONS: Final = (
+    Permission(
+        group="", resources=("namespaces",), verbs=("list", "watch"), why="kopf waits for the namespaces to exist"
+    ),
+)
+"""Cluster-wide where namespaces are listed, and only there."""
 
 OWN_NAMESPACE_PERMISSIONS: Final = (
     Permission(

@@ -12,6 +12,7 @@ import yaml
 
 from sluice.operator.permissions import (
     CLUSTER_PERMISSIONS,
+    NAMED_NAMESPACES_PERMISSIONS,
     OWN_NAMESPACE_PERMISSIONS,
     SERVICE_NAMESPACE_PERMISSIONS,
     Permission,
@@ -21,6 +22,7 @@ TARGET: Final = Path(__file__).parents[2] / "charts" / "sluice" / "files" / "per
 SCOPES: Final = {
     "everyNamespace": SERVICE_NAMESPACE_PERMISSIONS,
     "cluster": CLUSTER_PERMISSIONS,
+    "namedNamespaces": NAMED_NAMESPACES_PERMISSIONS,
     "ownNamespace": OWN_NAMESPACE_PERMISSIONS,
 }
 

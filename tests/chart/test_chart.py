@@ -120,7 +120,8 @@ def test_the_cluster_role_grants_the_operators_list_and_no_more(chart: Any) -> N
 
 def test_listed_namespaces_replace_the_cluster_wide_grant(chart: Any) -> None:
     objects = render(chart, {"namespaces": ["blue", "green"]})
-    assert one(objects, "ClusterRole")["rules"] == permissions_yaml.rules(permissions.CLUSTER_PERMISSIONS)
+    everywhere = [*permissions.CLUSTER_PERMISSIONS, *permissions.NAMED_NAMESPACES_PERMISSIONS]
+    assert one(objects, "ClusterRole")["rules"] == permissions_yaml.rules(everywhere)
     roles = [each for each in objects if each["kind"] == "Role" and each["metadata"]["namespace"] != "sluice-system"]
     assert [role["metadata"]["namespace"] for role in roles] == ["blue", "green"]
     wanted = permissions_yaml.rules(permissions.SERVICE_NAMESPACE_PERMISSIONS)

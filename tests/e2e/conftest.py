@@ -8,19 +8,25 @@ routers, workers, KV bytes and transports, steps that last what an L4 needs, and
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import pytest
+from kube import services, traffic
 from kube import site as sites
-from kube import traffic
 from kube.api import Document
 from kube.commands import UnfitError
-from kube.site import GPU, GPUS_PER_NODE, Site
+from kube.site import GPUS_PER_NODE, Site
 from kube.traffic import STREAM_TOKENS, STREAMS, Traffic, record
 
-ORDER = ("test_first_token.py", "test_disruptions.py", "test_sizes.py", "test_release.py")
+ORDER = (
+    "test_first_token.py",
+    "test_disruptions.py",
+    "test_sizes.py",
+    "test_planned.py",
+    "test_release.py",
+    "test_end.py",
+)
 TEST_S_MAX = 900
 WAIT_TOKENS_S = 180.0
 
@@ -78,43 +84,22 @@ def demo(site: Site) -> Iterator[Document]:
     """A ModelService with two workers of either role, one on each node, and two routers."""
     if site.own is not None:
         site.set_gpus(GPUS_PER_NODE)
-        site.api.apply(gpu_class())
-    site.api.apply(demo_service(has_gpus=site.own is not None))
+        site.api.apply(services.l4())
+    site.api.apply(services.demo(has_gpus=site.own is not None))
     found = site.wait_settled("demo")
     site.wait_answers("demo")
     yield found
-    if site.own is None:
-        site.api.delete(site.service_path("demo"))
+    site.api.delete(site.service_path("demo"))
 
 
-def gpu_class() -> Document:
-    """GPUs of every node, named for the one whose time their steps take."""
-    selector = {"kubernetes.io/os": "linux"}
-    spec = {"nodeSelector": selector, "resource": GPU, "memoryGib": 24, "pricePerHour": 0.7}
-    return {"apiVersion": "sluice.dev/v1alpha1", "kind": "GPUClass", "metadata": {"name": "l4"}, "spec": spec}
-
-
-def demo_service(*, has_gpus: bool) -> Document:
-    """The service that is disturbed, on the engine that the environment asks for."""
-    is_emulated = os.environ.get("SLUICE_E2E_ENGINE", "emulated") == "emulated"
-    real: dict[str, Any] = {"engine": {"threads": 1, "kvMemoryMib": 192, "batchSequencesMax": 64}}
-    pool = {
-        "gpuClasses": ["l4"] if is_emulated and has_gpus else [],
-        "replicas": {"min": 2, "max": 4},
-        "resources": {"cpu": "100m", "memory": "1Gi"},
-        **({} if is_emulated else real),
-    }
-    return {
-        "apiVersion": "sluice.dev/v1alpha1",
-        "kind": "ModelService",
-        "metadata": {"name": "demo", "namespace": "default"},
-        "spec": {
-            "model": {"emulated": {"shape": "Llama-3.1-8B", "gpu": "L4"}} if is_emulated else {},
-            "routers": {"replicas": 2, "cpu": "100m"},
-            "pools": {"prefill": pool, "decode": pool},
-            "drain": {"deadlineSeconds": 120},
-        },
-    }
+@pytest.fixture(scope="session")
+def sleepy(site: Site) -> Iterator[Document]:
+    """A service that nobody has asked anything yet: a router, and no worker."""
+    site.api.apply(services.sleepy())
+    found = site.wait_service("sleepy", "Available")
+    site.wait_answers("sleepy")
+    yield found
+    site.api.delete(site.service_path("sleepy"))
 
 
 @pytest.fixture(scope="session")

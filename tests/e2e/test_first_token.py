@@ -81,10 +81,6 @@ def test_kubectl_shows_what_there_is(site: Site) -> None:
     assert line[:3] == ["first", "2/2", "True"]
 
 
-def test_the_operator_asked_for_nothing_it_may_not_have(site: Site) -> None:
-    assert "forbidden" not in site.run_kubectl("-n", "sluice-system", "logs", "deployment/sluice-operator").lower()
-
-
 async def test_real_kv_survives_the_change_of_every_worker(site: Site) -> None:
     """One prefill and one decode worker, each replaced under streams: flips, migrations and the model's own KV."""
     await site.apart(site.wait_settled, "first")
@@ -112,5 +108,5 @@ def test_status_shows_it_to_a_person(site: Site) -> None:
 
 
 def test_a_deleted_service_is_gone_at_once(site: Site) -> None:
-    """What it owned follows while other tests run: `test_release.py` looks for the rest."""
+    """What it owned follows while other tests run: `test_end.py` looks for the rest."""
     site.run_kubectl("delete", "modelservice", "first", "--timeout=60s")

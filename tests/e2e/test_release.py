@@ -1,6 +1,7 @@
 """The chart's life on a real cluster: upgraded, rolled back, uninstalled and installed again.
 
 Services serve on meanwhile. What the chart renders is tested without a cluster: `tests/chart`.
+Next: `test_end.py`.
 """
 
 from collections.abc import Callable
@@ -50,14 +51,3 @@ async def test_services_serve_on_through_the_life_of_the_release(site: Site, dem
         await traffic.wait_completed(20)
         await site.apart(site.install)
     await site.apart(site.wait_settled, "demo")
-
-
-def test_nothing_is_left_of_a_deleted_service(site: Site) -> None:
-    """The five-line service of the first tests was deleted long ago; the disturbed one goes now."""
-    site.api.delete(site.service_path("demo"))
-    for name in ("first", "demo"):
-        site.wait_gone(name)
-
-
-def test_the_operator_asked_for_nothing_it_may_not_have(site: Site) -> None:
-    assert "forbidden" not in site.run_kubectl("-n", SYSTEM, "logs", "deployment/sluice-operator").lower()

@@ -85,7 +85,6 @@ def test_nothing_is_granted_that_is_not_used() -> None:
         for group, resource in (
             ("sluice.dev", "modelservices"),
             ("", "nodes"),
-            ("", "namespaces"),
             ("apiextensions.k8s.io", "customresourcedefinitions"),
         )
     }

@@ -92,7 +92,7 @@ def prepare(places: Places, *, nodes: int = NODES) -> Cluster:
 
     Raises CommandError, or UnfitError naming what this machine lacks.
     """
-    problem = "needs root" if os.geteuid() != 0 else control_groups.problem()
+    problem = "needs root" if os.geteuid() != 0 else control_groups.problem() or network.problem()
     if problem is not None:
         raise UnfitError(f"a cluster cannot run on this machine: {problem}; set KUBECONFIG to use one that is there")
     debian.install_missing()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd")
+NODE_SHARES = 32 * 1024  # a group weighs as much as one process of the machine unless it is told that it is many
 COPIED = ("cpuset.cpus", "cpuset.mems")  # a new cpuset group is empty until it is told what it may use
 
 
@@ -26,6 +27,8 @@ def make_groups(node: str) -> None:
     for controller in CONTROLLERS:
         folder = ROOT / controller / group_name(node)
         folder.mkdir(exist_ok=True)
+        if controller == "cpu":
+            (folder / "cpu.shares").write_text(str(NODE_SHARES), encoding="ascii")
         if controller == "cpuset":
             for name in COPIED:
                 (folder / name).write_text((ROOT / controller / name).read_text(encoding="ascii"), encoding="ascii")

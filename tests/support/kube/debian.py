@@ -39,10 +39,15 @@ def install_missing() -> list[str]:
     missing += [] if CNI_PLUGINS.is_dir() else ["containernetworking-plugins"]
     missing += [] if GO.exists() else ["golang-1.19-go", "golang-1.19-src"]
     if missing:
-        environment = {**os.environ, **QUIET}
-        _fetch(["apt-get", "update"], environment=environment)
-        _fetch(["apt-get", "install", "-y", "--no-install-recommends", *missing], environment=environment)
+        install(missing)
     return missing
+
+
+def install(packages: Sequence[str]) -> None:
+    """Install packages by name; what is installed already stays. Raises UnfitError."""
+    environment = {**os.environ, **QUIET}
+    _fetch(["apt-get", "update"], environment=environment)
+    _fetch(["apt-get", "install", "-y", "--no-install-recommends", *packages], environment=environment)
 
 
 def download(packages: Iterable[str], folder: Path) -> None:
@@ -69,9 +74,9 @@ def download_source(package: str, folder: Path) -> None:
     shutil.rmtree(lists)
 
 
-def make_base_system(folder: Path) -> None:
+def make_base_system(folder: Path, *, packages: Sequence[str] = ("python3", "ca-certificates")) -> None:
     """A small Debian with Python in `folder`. Raises UnfitError if the packages cannot be had."""
-    options = ["--variant=minbase", "--include=python3,ca-certificates"]
+    options = ["--variant=minbase", f"--include={','.join(packages)}"]
     _fetch(["debootstrap", *options, RELEASE, str(folder), MIRROR])
 
 

@@ -49,6 +49,15 @@ def node_place(number: int) -> Place:
     return Place(f"n{number}", f"10.77.0.{10 + number}", f"10.244.{number}.0/24")
 
 
+def problem() -> str | None:
+    """Why a cluster's network cannot be made on this machine, or None."""
+    try:
+        run(["unshare", "--net", "--mount", "--propagation", "private", "true"])
+    except CommandError:
+        return "needs leave to make network and mount namespaces"
+    return None
+
+
 def raise_network(places: list[Place]) -> None:
     """Make the bridge, the namespaces and the routes. Raises CommandError if they are there already."""
     run(["ip", "link", "add", BRIDGE, "type", "bridge"])

@@ -117,6 +117,16 @@ class Site:
             counts[pod["spec"]["nodeName"]] = counts.get(pod["spec"]["nodeName"], 0) + 1
         return max(counts, key=lambda name: (counts[name], name))
 
+    def open_nodes(self) -> list[str]:
+        """Nodes that take any pod: not cordoned, no taint that keeps pods off."""
+        keeps_off = {"NoSchedule", "NoExecute"}
+        return [
+            node["metadata"]["name"]
+            for node in self.api.items("/api/v1/nodes")
+            if not node["spec"].get("unschedulable")
+            and not any(taint["effect"] in keeps_off for taint in node["spec"].get("taints", []))
+        ]
+
     def set_gpus(self, count: int) -> None:
         """Give every node so many GPUs: extended resources that nothing stands behind. Only on an own cluster."""
         change = {"status": {"capacity": {GPU: str(count)}}}
