@@ -29,8 +29,8 @@ alone: $(STAMP) ## Run the tests that want the machine to themselves: random fau
 
 SEED ?= 0
 RUNS ?= 1000
-sim: $(STAMP) ## Random fault histories on virtual time: make sim RUNS=10000; one seed again: make sim SEED=123 RUNS=1
-	$(PY) -m sluice.testing.simulation --seed $(SEED) --runs $(RUNS)
+sim: $(STAMP) ## Random fault histories on virtual time: make sim RUNS=10000; one seed again: make sim SEED=123 RUNS=1; with pictures: SIM=--images
+	$(PY) -m sluice.testing.simulation --seed $(SEED) --runs $(RUNS) $(SIM)
 
 e2e: $(STAMP) ## Install, serve and disturb on a real Kubernetes that this machine builds and starts (root; docs/kubernetes.md)
 	PYTHONPATH=tests/support:. $(PY) -m pytest tests/e2e -rs

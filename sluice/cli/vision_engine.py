@@ -19,6 +19,7 @@ from sluice.engine.model_loader import device_of, directory_of, dtype_of
 from sluice.engine.vision.encoder import VisionEncoder
 from sluice.engine.vision.eye import Eye
 from sluice.engine.vision.prepared_store import PreparedStore
+from sluice.engine.vision.preprocessor import PreparedImage
 from sluice.engine.vision.vision_fingerprint import vision_fingerprint
 from sluice.engine.vision.vision_runner import VisionRunner
 from sluice.kv_transfer import memory
@@ -51,7 +52,7 @@ def build_engine(config: WorkerConfig) -> BuiltEngine:
     fingerprint = vision_fingerprint(directory, dtype=name)
     facts = _facts(config, geometry, fingerprint=fingerprint, device=device)
     kv_memory = memory.allocate(geometry.region_bytes, shared="shm" in embedding_transports(config))
-    prepared = PreparedStore(bytes_max=config.images.prepared_mib * MIB)
+    prepared: PreparedStore[PreparedImage] = PreparedStore(bytes_max=config.images.prepared_mib * MIB)
     runner = VisionRunner(facts, encoder, EmbeddingMemory(geometry, kv_memory.view), prepared)
     limits = limits_from(config, sequence_tokens_max=IMAGE_TOKENS_MAX)
     limits = replace(limits, step_tokens_max=max(limits.step_tokens_max, STEP_TOKENS_MIN))

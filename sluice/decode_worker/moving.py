@@ -153,7 +153,8 @@ class Moving:
                 if self._is_over:
                     return SourceEvent.OVER
                 self._is_unstarted = True
-                return self._because("it was preempted, its KV is gone", SourceEvent.PREEMPTED)
+                why = "it was preempted, its KV is gone, or images of its prompt are still to be read"
+                return self._because(why, SourceEvent.PREEMPTED)
             if is_frozen:
                 return SourceEvent.OVER if self._is_over else SourceEvent.LITTLE_LEFT
             self._progress.wrote_all(end=self._extent.computed)
@@ -196,12 +197,15 @@ class Moving:
         """Learn what KV there is now, and freeze the sequence if little of it is left to copy; whether it is frozen.
 
         One question for all: each more would wait for another step of the sequences that go on.
-        Raises IllegalTransitionError if it has no KV any more.
+        Raises IllegalTransitionError if it has no KV any more, or waits for images.
         """
         shell = self._around.shell
+        images_end = self._state.images[-1].end if self._state.images else 0
 
         def look(engine: Engine) -> tuple[KvExtent, SequenceState | None, float]:
             extent = engine.kv_of(self.sequence)
+            if extent.computed < images_end:  # the embeddings come here, not to the target
+                raise IllegalTransitionError(state="PREFILL", event=f"move of sequence {self.sequence}")
             done = precopy.Round(
                 number=self._rounds,
                 computed=extent.computed,

@@ -126,6 +126,18 @@ class EmbeddingStore:
                 reserved=len(reserved),
             )
 
+    @property
+    def reserved_tables(self) -> list[tuple[BlockId, ...]]:
+        """Block tables that others may write to."""
+        with self._lock:
+            return [held.blocks for held in self._held.values() if not held.is_arrived]
+
+    @property
+    def read_tables(self) -> list[tuple[BlockId, ...]]:
+        """Block tables that are read, or wait for their reader."""
+        with self._lock:
+            return [*self._tables, *(held.blocks for held in self._held.values() if held.is_arrived)]
+
     def check_integrity(self) -> None:
         """Assert that every block is accounted for."""
         with self._lock:

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from sluice.domain.ids import BlockHash, RouterId, SequenceId
-from sluice.domain.image import ImageLayout
+from sluice.domain.image import ImageLayout, held_tokens
 from sluice.router import orders
 from sluice.router.fleet import Member
 from sluice.router.image_state import EPOCH, image_state
 from sluice.wire.gen import sluice_pb2 as pb
 
-BATCH_SHARE: Final = 4
-"""A worker's batch is held for no more than this part of it: the rest encodes."""
+HELD_SHARE: Final = 4
+"""No more than this part of a worker's batch, and of its memory, is held: requests would wait for each other."""
 
 NOBODY: Final = pb.DecodeTarget()
 """A target without a name: whoever is told to hand off there holds the sequence instead."""
@@ -34,6 +34,7 @@ class Kept:
 
     member: Member
     sequence: SequenceId
+    tokens: int  # of its memory
     wanted: int = 0
 
 
@@ -50,10 +51,10 @@ class Keeps:
         """Hold a picture at `member`, which has it, until all who asked have let go; None without room to hold it."""
         kept = self._kept.get(key)
         if kept is None:
-            held = sum(one.member is member for one in self._kept.values())
-            if held >= member.info.batch_sequences_max // BATCH_SHARE:
+            tokens = held_tokens(layout.tokens)
+            if not self._has_room(member, tokens):
                 return None
-            kept = self._kept[key] = Kept(member, self._new_sequence())
+            kept = self._kept[key] = Kept(member, self._new_sequence(), tokens)
             state = image_state(
                 layout,
                 sequence=kept.sequence,
@@ -65,6 +66,12 @@ class Keeps:
             member.link.send(orders.start(state, NOBODY))
         kept.wanted += 1
         return kept
+
+    def _has_room(self, member: Member, tokens: int) -> bool:
+        held = [kept.tokens for kept in self._kept.values() if kept.member is member]
+        info = member.info
+        is_batch_free = (len(held) + 1) * HELD_SHARE <= info.batch_sequences_max
+        return is_batch_free and (sum(held) + tokens) * HELD_SHARE <= info.blocks * info.block_tokens
 
     def let_go(self, kept: Kept) -> None:
         """One who needed it is gone. From any thread; done at the next tick."""

@@ -148,7 +148,7 @@ class Tower:
             memory_bytes=blocks * 16 * encoder.levels * encoder.hidden * 4,
         )
         self.memory = EmbeddingMemory(self.geometry, memoryview(bytearray(self.geometry.region_bytes)))
-        self.prepared = PreparedStore(bytes_max=64 * MIB)
+        self.prepared: PreparedStore[PreparedImage] = PreparedStore(bytes_max=64 * MIB)
         self.eye = Eye(directory, fingerprint=vision_fingerprint(directory, dtype="float32"), prepared=self.prepared)
         facts = ModelFacts(
             name="eye",
@@ -246,7 +246,7 @@ def test_an_image_whose_picture_is_gone_fails_and_leaves_nothing_to_be_found(dir
 
 
 def test_prepared_pictures_are_bounded_and_the_oldest_goes() -> None:
-    store = PreparedStore(bytes_max=100)
+    store: PreparedStore[PreparedImage] = PreparedStore(bytes_max=100)
     images = [PreparedImage(pixels=np.zeros(size, dtype=np.float32), tokens=1) for size in (10, 10, 10, 100)]
     for number, image in enumerate(images):
         store.put(BlockHash(bytes([number])), image)

@@ -1,5 +1,6 @@
 """A picture that a request only names is held by its encode worker for as long as somebody needs it."""
 
+import dataclasses
 import gc
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from sluice.errors import InvalidRequestError
 from sluice.router.encode_desk import name_of
 from sluice.router.fleet import Member
 from sluice.router.job import Job, Picture
-from sluice.router.keeps import BATCH_SHARE
+from sluice.router.keeps import HELD_SHARE
 from sluice.router.output import Delivery
 from sluice.testing.dispatch_desk import ROOT
 from sluice.testing.image_desk import IMAGE_TOKENS, ImageDesk, digest_of, prompt_of
@@ -115,8 +116,16 @@ async def test_a_worker_that_gave_it_up_is_asked_again_by_whoever_comes_next(des
 async def test_only_a_part_of_a_workers_batch_is_held(desk: ImageDesk) -> None:
     encoder = encoder_of(desk)
     held = [recall(desk, bytes([number])) for number in range(1, 9)]
-    assert len(desk.only(encoder, "start")) == encoder.info.batch_sequences_max // BATCH_SHARE
+    assert len(desk.only(encoder, "start")) == encoder.info.batch_sequences_max // HELD_SHARE
     del held
+
+
+async def test_a_small_encode_worker_holds_nothing_that_others_would_wait_for(desk: ImageDesk) -> None:
+    encoder = encoder_of(desk)
+    encoder.info = dataclasses.replace(encoder.info, blocks=3)
+    picture = recall(desk, A)
+    assert desk.only(encoder, "start") == []
+    del picture
 
 
 async def test_a_named_picture_that_is_nowhere_any_more_ends_its_request_with_the_remedy(desk: ImageDesk) -> None:

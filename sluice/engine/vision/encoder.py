@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
@@ -61,6 +62,10 @@ class VisionEncoder:
             embeddings += self._encode(images[first:end])
         return embeddings
 
+    def rows(self, images: Sequence[PreparedImage]) -> list[npt.NDArray[np.uint8]]:
+        """The same in main memory as bytes, [tokens, levels * hidden * item] each."""
+        return [_as_bytes(embeddings) for embeddings in self.encode(images)]
+
     @torch.inference_mode()
     def _encode(self, images: Sequence[PreparedImage]) -> list[torch.Tensor]:
         made = self._inner.get_image_features(**self._inputs(images))
@@ -87,6 +92,11 @@ class VisionEncoder:
             }
         batch = torch.from_numpy(np.stack([image.pixels for image in images]))
         return {"pixel_values": batch.to(device, self._module.dtype)}
+
+
+def _as_bytes(embeddings: torch.Tensor) -> npt.NDArray[np.uint8]:
+    rows: npt.NDArray[np.uint8] = embeddings.contiguous().cpu().view(torch.uint8).numpy()
+    return rows.reshape(len(embeddings), -1)
 
 
 def _joined(feature: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:

@@ -13,7 +13,7 @@ from sluice.domain.ids import BlockHash
 from sluice.domain.image import IMAGE_DIGEST_BYTES, ImageLayout, embedding_tokens
 from sluice.engine.vision.picture import PictureLimits, decode_picture
 from sluice.engine.vision.prepared_store import PreparedStore
-from sluice.engine.vision.preprocessor import Preprocessor
+from sluice.engine.vision.preprocessor import PreparedImage, Preprocessor
 
 LIMITS: Final = PictureLimits()
 
@@ -21,7 +21,7 @@ LIMITS: Final = PictureLimits()
 class Eye:
     """The image processor of one model. `look` may be called on several threads."""
 
-    def __init__(self, directory: Path, *, fingerprint: str, prepared: PreparedStore) -> None:
+    def __init__(self, directory: Path, *, fingerprint: str, prepared: PreparedStore[PreparedImage]) -> None:
         """`fingerprint` names the model's embeddings. Raises ModelLoadError."""
         self._preprocessor = Preprocessor(directory)
         self._maker = fingerprint.encode() + self._preprocessor.fingerprint

@@ -36,6 +36,11 @@ class PreparedImage:
     tile_rows: int = 0  # the prompt names each tile by row and column, where images are cut into tiles
     tile_columns: int = 0
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of its pixels."""
+        return self.pixels.nbytes
+
 
 class Preprocessor:
     """The image processor of one model."""

@@ -3,14 +3,14 @@
 So scheduling, prefix cache, handoff and conservation are the engine's own. Images of different requests that
 start in one step share a forward pass; one that is larger than a step's budget is encoded whole at its first
 chunk and written chunk by chunk. What is not an image's token (fill, the canary) has zeros. Implements
-`runner.ModelRunner`. Next: `encoder.py`, `prepared_store.py`.
+`runner.ModelRunner`. No torch. Next: `encoder.py`, the tower; `prepared_store.py`.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from sluice.clock import Clock, SystemClock
 from sluice.domain.ids import BlockHash, BlockId
@@ -20,12 +20,23 @@ from sluice.engine.embedding_memory import EmbeddingMemory
 from sluice.engine.runner import Choice, Sampled
 from sluice.engine.sequence import LiveSequence
 from sluice.engine.step_plan import StepPlan, Work
-from sluice.engine.vision.encoder import VisionEncoder
-from sluice.engine.vision.prepared_store import PreparedStore
+from sluice.engine.vision.prepared_store import PreparedStore, Sized
 
 Bytes = npt.NDArray[np.uint8]
 OnEncoded = Callable[[int, int, float], None]
 GONE = "the picture is not here any more; send it again"
+
+
+P = TypeVar("P", bound=Sized)
+T_contra = TypeVar("T_contra", bound=Sized, contravariant=True)
+
+
+class Tower(Protocol[T_contra]):
+    """What makes embeddings of prepared images."""
+
+    def rows(self, images: Sequence[T_contra]) -> list[Bytes]:
+        """Those of each image, [tokens, levels * hidden * item] bytes."""
+        ...
 
 
 class Written:
@@ -35,20 +46,20 @@ class Written:
         """Return at once."""
 
 
-class VisionRunner:
+class VisionRunner(Generic[P]):
     """One vision tower over one pool of embeddings."""
 
     def __init__(
         self,
         facts: ModelFacts,
-        encoder: VisionEncoder,
+        tower: Tower[P],
         memory: EmbeddingMemory,
-        prepared: PreparedStore,
+        prepared: PreparedStore[P],
         *,
         clock: Clock | None = None,
     ) -> None:
         self.facts = facts
-        self._encoder = encoder
+        self._tower = tower
         self._memory = memory
         self._prepared = prepared
         self._on_encoded: OnEncoded = lambda _images, _tokens, _seconds: None
@@ -103,8 +114,7 @@ class VisionRunner:
         if not found:
             return
         started_s = self._clock.now_s()
-        made = self._encoder.encode([image for _, image in found])
-        arrays = [_as_bytes(embeddings) for embeddings in made]
+        arrays = self._tower.rows([image for _, image in found])
         for (name, _), rows in zip(found, arrays, strict=True):
             for sequence in wanted[name]:
                 self._rows[sequence] = rows
@@ -128,12 +138,6 @@ class VisionRunner:
     @property
     def _row_bytes(self) -> int:
         return self.facts.image_token_bytes
-
-
-def _as_bytes(embeddings: torch.Tensor) -> Bytes:
-    """[tokens, levels * hidden * item]."""
-    rows: Bytes = embeddings.contiguous().cpu().view(torch.uint8).numpy()
-    return rows.reshape(len(embeddings), -1)
 
 
 def _image_tokens(sequence: LiveSequence) -> int:

@@ -12,9 +12,10 @@ from sluice.testing.simulation import random_run
 LOG_LINES: int = 60
 
 
-def describe(result: random_run.Result) -> str:
+def describe(result: random_run.Result, *, sees: bool = False) -> str:
     """A failed run, short enough to read."""
-    lines = [f"seed {result.seed} failed: make sim SEED={result.seed} RUNS=1", *result.log[-LOG_LINES:]]
+    more = " SIM=--images" if sees else ""
+    lines = [f"seed {result.seed} failed: make sim SEED={result.seed} RUNS=1{more}", *result.log[-LOG_LINES:]]
     return "\n".join([*lines, *(f"BROKEN: {what}" for what in result.broken)])
 
 
@@ -24,18 +25,19 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--keep-going", action="store_true", help="print every failing seed, not only the first")
+    parser.add_argument("--images", action="store_true", help="prompts with pictures, and encode workers")
     parser.add_argument("--log", action="store_true", help="print the history of every run")
     arguments = parser.parse_args()
     out = sys.stdout
     started_s, failures, answered, clients = time.process_time(), 0, 0, 0
     for done, seed in enumerate(range(arguments.seed, arguments.seed + arguments.runs), start=1):
-        result = random_run.run(seed)
+        result = random_run.run(seed, sees=arguments.images)
         answered, clients = answered + result.answered, clients + result.clients
         if arguments.log:
             out.write("\n".join(result.log) + "\n")
         if result.broken:
             failures += 1
-            out.write(describe(result) + "\n")
+            out.write(describe(result, sees=arguments.images) + "\n")
             if not arguments.keep_going:
                 return 1
         if done % 500 == 0 or done == arguments.runs:

@@ -11,8 +11,8 @@ import numpy as np
 
 from sluice.domain.ids import BlockId
 from sluice.engine.contract import StepReport
-from sluice.engine.engine import PagedEngine
 from sluice.kv_transfer.transport import Push
+from sluice.testing.simulation.receiving import Receiving
 from sluice.testing.simulation.sim_router import SimRouter
 from sluice.testing.simulation.sim_worker import SimWorker
 
@@ -37,17 +37,14 @@ class Checkers:
                 token = f"token {out.index} of {out.sequence} in epoch {out.epoch}"
                 self.fail(f"two owners: {other} and {boot} both chose {token}")
 
-    def on_landing(self, target: PagedEngine, worker: str, push: Push) -> None:
+    def on_landing(self, target: Receiving, worker: str, push: Push) -> None:
         """No reuse under transfer: bytes land only in blocks that are reserved for what is sent."""
         blocks = blocks_of(target, push)
-        tables = [set(table) for table in target.handover.block_tables]
-        if not any(blocks <= table for table in tables):
-            owners = [s.sequence for s in target.scheduler.sequences if blocks & set(s.blocks)]
-            self.fail(f"bytes land on {worker} in unreserved blocks {sorted(blocks)}; sequences there: {owners}")
-            return
-        shared = [s.sequence for s in target.scheduler.sequences if blocks & set(s.blocks)]
-        if shared:
-            self.fail(f"bytes land on {worker} in blocks {sorted(blocks)} that sequences {shared} read")
+        readers = target.readers(blocks)
+        if not any(blocks <= table for table in target.reserved()):
+            self.fail(f"bytes land on {worker} in unreserved blocks {sorted(blocks)}; there: {readers}")
+        elif readers:
+            self.fail(f"bytes land on {worker} in blocks {sorted(blocks)} that {readers} read")
 
     def leftovers(self, workers: Sequence[SimWorker], routers: Sequence[SimRouter]) -> list[str]:
         """Everything that is not at rest; empty once the platform is quiet."""
@@ -56,9 +53,9 @@ class Checkers:
         ]
 
 
-def blocks_of(engine: PagedEngine, push: Push) -> set[BlockId]:
+def blocks_of(target: Receiving, push: Push) -> set[BlockId]:
     """The receiver's blocks that a push writes."""
-    geometry = engine.geometry
+    geometry = target.geometry
     group_bytes = geometry.block_bytes(0) * geometry.blocks
     first = push.descriptors.target % group_bytes // geometry.block_bytes(0)
     last = (push.descriptors.target + push.descriptors.length - 1) % group_bytes // geometry.block_bytes(0)

@@ -5,19 +5,24 @@ outlives the router. Judges: every token is the model's, in order, once; or a na
 Next: `toy_model.py`, which knows the right answer.
 """
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sluice.domain.block_hash import extend_chain, root_hash
 from sluice.domain.ids import RequestId
+from sluice.domain.image import ImageSpan, image_tokens
 from sluice.domain.sampling import SamplingParams
-from sluice.errors import Code, SluiceError
-from sluice.router.job import Job, Prompt
+from sluice.errors import Code, DeadlineError, SluiceError
+from sluice.router.job import Job, Picture, Prompt
 from sluice.router.output import Delivery
-from sluice.testing.simulation import toy_model
+from sluice.testing.simulation import toy_model, toy_sight
 from sluice.testing.simulation.sim_router import SimRouter
 from sluice.testing.simulation.sim_worker import FINGERPRINT
 
 ROOT = root_hash(model_fingerprint=FINGERPRINT, salt="")
+FIELD = "pictures[0]"
+GONE = "names a picture that no encode worker has"
 HONEST_ERRORS = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
 
 
@@ -29,12 +34,15 @@ class Client:
     """
 
     name: str
-    prompt: tuple[int, ...]
+    prompt: tuple[int, ...]  # as the model reads it, its pictures laid out
     sampling: SamplingParams
     n: int = 1
     timeout_s: float = 60.0
     abort_after: int | None = None
     returns: int = 0
+    images: tuple[ImageSpan, ...] = ()
+    files: tuple[bytes, ...] = ()  # of the pictures in the prompt, each once
+    names: bool = False  # it names the pictures that are known instead of sending them
     is_back: bool = False
     delivery: Delivery = Delivery.EACH_STEP
     seen: dict[int, list[int]] = field(default_factory=dict)
@@ -44,9 +52,16 @@ class Client:
     problems: list[str] = field(default_factory=list)
     _answers: dict[int, list[int]] = field(default_factory=dict)
 
-    def job(self) -> Job:
+    def job(self, pictures: tuple[Picture, ...] = ()) -> Job:
         """What intake would have made of it."""
-        prompts = (Prompt(tokens=self.prompt, root=ROOT, unit_hashes=tuple(extend_chain(ROOT, self.prompt))),)
+        prompt = Prompt(
+            tokens=self.prompt,
+            root=ROOT,
+            unit_hashes=tuple(extend_chain(ROOT, self.prompt)),
+            images=self.images,
+            pictures=pictures,
+        )
+        prompts = (prompt,)
         return Job(
             request=RequestId(self.name),
             prompts=prompts,
@@ -59,8 +74,8 @@ class Client:
 
     async def ask(self, router: SimRouter) -> None:
         """Send it and read the answer to its end."""
-        job = self.job()
         try:
+            job = self.job(await self._pictures(router))
             copies = await router.dispatcher.copies_of(job)
             request = router.dispatcher.submit(job, self.delivery, copies)
         except SluiceError as error:
@@ -82,6 +97,18 @@ class Client:
                 router.dispatcher.release(request)
         if not self.error:
             self._check_whole(job)
+
+    async def _pictures(self, router: SimRouter) -> tuple[Picture, ...]:
+        """Its pictures, once encode workers have looked at them; no longer than its client waits."""
+        desk = router.dispatcher.desk
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                found = await desk.pictures([(FIELD, data) for data in self.files], root=ROOT)
+        except TimeoutError as error:
+            raise DeadlineError("its pictures were not looked at in time") from error
+        # Those that are known it names from here on: an encode worker is to keep them.
+        recalled = (desk.recall(one.name, field=FIELD, root=ROOT) if one.is_known else None for one in found)
+        return tuple(again or one for again, one in zip(recalled, found, strict=True)) if self.names else found
 
     @property
     def seen_tokens(self) -> int:
@@ -119,5 +146,18 @@ class Client:
 
     def _fail(self, error: SluiceError) -> None:
         self.error = f"{error.code.value}: {error}"
-        if error.code not in HONEST_ERRORS:
+        is_forgotten = self.names and GONE in str(error)  # who only names a picture may have to send it after all
+        if error.code not in HONEST_ERRORS and not is_forgotten:
             self.problems.append(f"{self.name}: {self.error}")
+
+
+def with_pictures(words: Sequence[int], files: Sequence[bytes]) -> tuple[tuple[int, ...], tuple[ImageSpan, ...]]:
+    """A prompt of one word before each picture, and the others after the last; and where its pictures stand."""
+    tokens: list[int] = []
+    spans: list[ImageSpan] = []
+    for word, data in zip(words, files, strict=False):
+        layout = toy_sight.layout_of(data)
+        tokens.append(word)
+        spans.append(ImageSpan(digest=layout.digest, first=len(tokens), rows=1, columns=layout.tokens))
+        tokens += image_tokens(layout.digest, layout.tokens)
+    return (*tokens, *words[len(files) :]), tuple(spans)

@@ -76,7 +76,7 @@ def drain(world: World, rng: random.Random) -> None:
 def flip(world: World, rng: random.Random) -> None:
     """A worker takes another role."""
     worker = world.workers[rng.choice(list(world.workers))]
-    if worker.process.is_alive:
+    if worker.process.is_alive and worker.plan.role is not Role.ENCODE:
         role = rng.choice(FLIPPED)
         world.log(f"{worker.boot} becomes {role.value}")
         worker.shell.standing.set_role(role)

@@ -6,8 +6,8 @@ nothing may be held anywhere. Next: `world.py`; `__main__.py` runs many.
 
 import asyncio
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from sluice.domain.role import Role
@@ -17,7 +17,7 @@ from sluice.policy.joint import Joint
 from sluice.policy.policy import Policy
 from sluice.router.output import Delivery
 from sluice.testing.simulation import faults, toy_model, weather
-from sluice.testing.simulation.clients import Client
+from sluice.testing.simulation.clients import Client, with_pictures
 from sluice.testing.simulation.restless import Restless
 from sluice.testing.simulation.sim_worker import WorkerPlan, simulated
 from sluice.testing.simulation.world import Setting, World
@@ -26,6 +26,9 @@ CALM_S_MAX: Final = 150.0
 """Requests may wait 60 s for their deadline; what they held may wait for its lease and for a queue."""
 
 TOKENS_MAX: Final = 320  # of a sequence, prompt and output
+
+PICTURES: Final = 9
+"""That clients choose from: some are in several prompts."""
 
 RESTLESS_SHARE: Final = 0.4  # of the seeds: their policy moves and flips at random
 
@@ -51,8 +54,8 @@ class Result:
     virtual_s: float
 
 
-def setting_of(seed: int) -> Setting:
-    """The platform and weather of a seed."""
+def setting_of(seed: int, *, sees: bool = False) -> Setting:
+    """The platform and weather of a seed; with `sees` it has encode workers, and all others read images."""
     rng = random.Random(f"setting {seed}")
     sky = weather.draw(rng)
     checksums: Literal["always", "off"] = "always" if rng.random() < 0.5 else "off"
@@ -61,12 +64,26 @@ def setting_of(seed: int) -> Setting:
         _plan(index, role, rng, batch=batch, budget=budget, checksums=checksums)
         for index, role in enumerate(rng.choice(TOPOLOGIES))
     )
+    if sees:
+        plans = (*(replace(plan, image_blocks=rng.choice([16, 40])) for plan in plans), *_encoders(rng, plans[0]))
     return Setting(
         seed=seed,
         workers=plans,
         routers=rng.choice([1, 1, 2]),
         weather=sky,
         policy=_policy(rng, seed),
+    )
+
+
+def _encoders(rng: random.Random, like: WorkerPlan) -> tuple[WorkerPlan, ...]:
+    limits = EngineLimits(
+        batch_sequences_max=rng.choice([2, 8]), step_tokens_max=rng.choice([24, 200]), sequence_tokens_max=256
+    )
+    return tuple(
+        WorkerPlan(
+            name=f"e{index}", role=Role.ENCODE, blocks=rng.choice([8, 20]), limits=limits, transfer=like.transfer
+        )
+        for index in range(rng.choice([1, 2, 3]))
     )
 
 
@@ -92,10 +109,10 @@ def _plan(
     )
 
 
-def run(seed: int) -> Result:
-    """The whole history of a seed; equal seeds give equal histories."""
-    world = World(setting_of(seed))
-    world.run(_history)
+def run(seed: int, *, sees: bool = False) -> Result:
+    """The whole history of a seed; equal seeds give equal histories. With `sees` prompts have pictures."""
+    world = World(setting_of(seed, sees=sees))
+    world.run(_history_with_pictures if sees else _history)
     return Result(
         seed=seed,
         broken=tuple(world.checkers.broken),
@@ -106,18 +123,33 @@ def run(seed: int) -> Result:
     )
 
 
-async def _history(world: World) -> None:
+async def _history_with_pictures(world: World) -> None:
+    await _history(world, pictures=[bytes([number, world.setting.seed % 256]) for number in range(PICTURES)])
+
+
+async def _history(world: World, *, pictures: Sequence[bytes] = ()) -> None:
     rng = world.rng
     for_s = rng.choice([1.0, 3.0, 8.0])
     trouble = asyncio.create_task(faults.happen(world, for_s=for_s), name="faults")
     shared = tuple(rng.randrange(11, toy_model.VOCABULARY) for _ in range(48))
     for number in range(rng.randrange(2, 9)):
         await asyncio.sleep(rng.random() * for_s / 6)
-        world.ask(_client(number, shared, rng), rng.choice(list(world.routers)))
+        client = _client(number, shared, rng)
+        if pictures:
+            _show(client, rng.sample(pictures, rng.choice([0, 1, 2, 4])), rng)
+        world.ask(client, rng.choice(list(world.routers)))
     await trouble
     if not world.checkers.broken:
         world.calm_down()
         await world.wait_quiet(within_s=CALM_S_MAX)
+
+
+def _show(client: Client, files: Sequence[bytes], rng: random.Random) -> None:
+    """The client's prompt has these pictures before most of its words."""
+    client.prompt, client.images = with_pictures(client.prompt[:50], files[: len(client.prompt)])
+    client.files = tuple(files[: len(client.images)])
+    client.names = rng.random() < 0.3
+    client.sampling = replace(client.sampling, max_tokens=min(client.sampling.max_tokens, 40))
 
 
 def _client(number: int, shared: tuple[int, ...], rng: random.Random) -> Client:

@@ -11,24 +11,28 @@ from itertools import count
 from typing import Final, Literal, Protocol
 
 from sluice.clock import Clock
-from sluice.config.worker import TransferConfig
+from sluice.config.worker import ImagesConfig, TransferConfig
 from sluice.decode_worker.arrivals import ArrivalTable
 from sluice.decode_worker.migrations import MigrationTable
 from sluice.domain.ids import BootId, WorkerId
+from sluice.domain.kv import KvGeometry
 from sluice.domain.load import LinkLoad, WorkerInfo
 from sluice.domain.role import Role
+from sluice.encode_worker.looks import LookTable
 from sluice.engine.contract import Engine, EngineLimits, StepReport
-from sluice.engine.engine import PagedEngine
 from sluice.kv_transfer.transport import Push
 from sluice.prefill_worker.handoffs import HandoffTable
 from sluice.telemetry.metrics import WorkerMetrics
-from sluice.testing.simulation import toy_model
+from sluice.testing.simulation import toy_model, toy_sight
 from sluice.testing.simulation.channel import connector
 from sluice.testing.simulation.network import PEER, Network
+from sluice.testing.simulation.receiving import Receiving, ReceivingEngine, ReceivingStore
+from sluice.testing.simulation.sim_sight import SimInlet
 from sluice.testing.simulation.toy_engine import toy_engine
 from sluice.testing.simulation.virtual_loop import Process
 from sluice.testing.simulation.virtual_mover import VirtualMover
 from sluice.testing.simulation.virtual_steps import VirtualSteps
+from sluice.worker.doorway import Doorway
 from sluice.worker.lease_renewal import renew_forever
 from sluice.worker.outbound import Outbound, Surroundings
 from sluice.worker.peer_service import PeerService
@@ -38,6 +42,7 @@ from sluice.worker.router_link import RouterLink
 from sluice.worker.shell import Shell
 
 FINGERPRINT: Final = "toy"
+LOOKS_MAX: Final = 8
 METRICS: Final = WorkerMetrics()  # one for all: nobody reads them here
 
 
@@ -53,6 +58,7 @@ class WorkerPlan:
     name: str
     role: Role = Role.MIXED
     blocks: int = 64
+    image_blocks: int = 0  # of the store where embeddings arrive; 0: it reads text alone
     block_tokens: int = 16
     limits: EngineLimits = field(
         default_factory=lambda: EngineLimits(batch_sequences_max=8, step_tokens_max=64, sequence_tokens_max=256)
@@ -67,7 +73,7 @@ class Watcher(Protocol):
 
     def on_step(self, boot: str, report: StepReport) -> None: ...
 
-    def on_landing(self, target: PagedEngine, worker: str, push: Push) -> None: ...
+    def on_landing(self, target: Receiving, worker: str, push: Push) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +83,7 @@ class WorkerSurroundings:
     network: Network
     watcher: Watcher
     movers: dict[BootId, VirtualMover]
-    engines: dict[BootId, PagedEngine]
+    pools: dict[BootId, Receiving]
     routers: Sequence[str]
     step_s: Callable[[], float]
 
@@ -92,22 +98,21 @@ class SimWorker:
         self.process = process
         self.boot = boot
         self._around = around
-        network, watcher = around.network, around.watcher
-        geometry = toy_model.geometry(blocks=plan.blocks, block_tokens=plan.block_tokens)
-        kv_memory = bytearray(geometry.region_bytes)
-        view = memoryview(kv_memory)
-        self.engine = toy_engine(geometry, plan.limits, view, clock=clock, on_wrong_kv=watcher.fail)
-        around.engines[boot] = self.engine
-        self.mover = VirtualMover(
-            network, process, boot, kv_memory, around.movers,
-            lambda target, push: watcher.on_landing(around.engines[target.boot], target.process.name, push), clock,
-        )  # fmt: skip
+        network = around.network
         self._clock = clock
+        self._eye: toy_sight.ToyEye | None = None
+        pool, kv_memory = self._make_engine()
+        view = memoryview(kv_memory)
+        around.pools[boot] = ReceivingEngine(self.engine)
+        self.mover = VirtualMover(network, process, boot, kv_memory, around.movers, self._on_landing, clock)
+        self.inlet = self._make_inlet() if plan.image_blocks else None
+        info = self._info()
         self.shell = Shell(
-            self.engine, self._info(), METRICS, clock,
-            vocabulary=toy_model.VOCABULARY, make_steps=self._steps, links=self._links,
+            self.engine, info if self.inlet is None else self.inlet.named_in(info), METRICS, clock,
+            vocabulary=toy_model.VOCABULARY if self._eye is None else toy_sight.VOCABULARY,
+            make_steps=self._steps, links=self._links,
         )  # fmt: skip
-        identity = own_identity(model_fingerprint=FINGERPRINT, geometry=geometry)
+        identity = own_identity(model_fingerprint=info.model_fingerprint, geometry=pool)
         own = OwnSide(worker=WorkerId(plan.name), boot=boot, identity=identity, canary=self.shell.canary)
         self.peers = Peers(own, self.mover, connect=connector(network, process))
         surroundings = Surroundings(
@@ -137,17 +142,59 @@ class SimWorker:
         )
         service = PeerService(self.arrivals, lambda: own.hello(self.mover))
         network.listen(plan.name, PEER, process, service)
+        if self.inlet is not None:
+            self.inlet.attach(self.shell, METRICS)
+        settings = ImagesConfig(looks_max=LOOKS_MAX)
+        self.looks = LookTable(self.shell, self._eye, settings, METRICS, clock) if self._eye is not None else None
+        self._door = Doorway(
+            self.shell,
+            takers=[] if self.looks is None else [self.looks.take],
+            hearers=[] if self.inlet is None else [self.inlet.viewing.hear],
+        )
+
+    def _make_engine(self) -> tuple[KvGeometry, bytearray]:
+        """The half of the toy model that the role asks for, over memory of its own."""
+        plan, clock = self.plan, self._clock
+        if plan.role is Role.ENCODE:
+            pool = toy_sight.geometry(blocks=plan.blocks)
+            memory = bytearray(pool.region_bytes)
+            self.engine, self._eye = toy_sight.encode_engine(pool, plan.limits, memoryview(memory), clock=clock)
+        else:
+            pool = toy_model.geometry(blocks=plan.blocks, block_tokens=plan.block_tokens)
+            memory = bytearray(pool.region_bytes)
+            fail = self._around.watcher.fail
+            self.engine = toy_engine(pool, plan.limits, memoryview(memory), clock=clock, on_wrong_kv=fail)
+        return pool, memory
+
+    def _make_inlet(self) -> SimInlet:
+        around = self._around
+        inlet = SimInlet(
+            around.network,
+            self.process,
+            boot=self.boot,
+            blocks=self.plan.image_blocks,
+            movers=around.movers,
+            on_landing=self._on_landing,
+            clock=self._clock,
+            settings=self.plan.transfer,
+        )
+        around.pools[inlet.boot] = ReceivingStore(inlet.store)
+        return inlet
+
+    def _on_landing(self, target: VirtualMover, push: Push) -> None:
+        self._around.watcher.on_landing(self._around.pools[target.boot], target.process.name, push)
 
     async def run(self) -> str:
         """Work until something kills the worker from inside; why."""
         self.shell.open()
         connect = connector(self._around.network, self.process)
         tasks = [
-            *(asyncio.create_task(RouterLink(address, self.shell, connect=connect).run(), name=f"link {address}")
+            *(asyncio.create_task(RouterLink(address, self._door, connect=connect).run(), name=f"link {address}")
               for address in self._around.routers),
             asyncio.create_task(self._renew(), name="lease-renewal"),
             asyncio.create_task(self.arrivals.reap_forever(), name="lease-reaper"),
             asyncio.create_task(self.prober.run(), name="prober"),
+            *([] if self.inlet is None else self.inlet.start()),
         ]  # fmt: skip
         waited: list[asyncio.Future[None]] = [*tasks, self.shell.died]
         done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
@@ -175,7 +222,10 @@ class SimWorker:
             "pushes": len(self.mover.flights),
             "quarantined bytes": self.mover.quarantined_bytes - lost_bytes,
             "open grants": len(self.mover.open_grants),
+            "looks": 0 if self.looks is None else self.looks.open,
         }
+        if self.inlet is not None:
+            found |= self.inlet.leftovers(lambda boot: self._around.movers[boot].process.is_alive)
         return [f"{self.process.name}: {number} {what}" for what, number in found.items() if number]
 
     def _links(self) -> tuple[LinkLoad, ...]:
@@ -215,9 +265,10 @@ class SimWorker:
             boot=self.boot,
             role=plan.role,
             model=FINGERPRINT,
-            model_fingerprint=FINGERPRINT,
+            model_fingerprint=FINGERPRINT if self._eye is None else toy_sight.FINGERPRINT,
+            image_fingerprint="" if self._eye is None else toy_sight.FINGERPRINT,
             kv_address=plan.name,
-            block_tokens=plan.block_tokens,
+            block_tokens=self.engine.geometry.block_tokens,
             blocks=plan.blocks,
             sequence_tokens_max=plan.limits.sequence_tokens_max,
             batch_sequences_max=plan.limits.batch_sequences_max,

@@ -1,7 +1,8 @@
 """The engine of the simulation: production's, over the emulated model in toy size.
 
 Reads every KV it decodes over and says at once when one is not what the sequence's tokens make it
-(`on_wrong_kv`). A step takes no time here: `virtual_steps.py` gives it some. Next: `toy_model.py`.
+(`on_wrong_kv`), and likewise every embedding. A step takes no time here: `virtual_steps.py` gives it some.
+Next: `toy_model.py`.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from sluice.engine.emulated_runner import EmulatedRunner
 from sluice.engine.engine import PagedEngine
 from sluice.engine.pace import NoPace
 from sluice.testing.simulation import toy_model
+from sluice.testing.simulation.toy_sight import SeeingRunner
 
 
 def toy_engine(
@@ -33,4 +35,4 @@ def toy_engine(
         reads_all=True,
         on_wrong_kv=on_wrong_kv,
     )
-    return PagedEngine(runner, geometry=geometry, limits=limits, clock=clock)
+    return PagedEngine(SeeingRunner(runner, on_wrong_kv), geometry=geometry, limits=limits, clock=clock)

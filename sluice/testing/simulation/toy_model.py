@@ -13,6 +13,7 @@ from sluice.engine import emulated_model
 from sluice.engine.contract import ModelFacts
 from sluice.engine.emulated_model import TokenRule
 from sluice.engine.stopping import finish_reason
+from sluice.testing.simulation import toy_sight
 
 VOCABULARY: Final = 500
 TOKEN_MIN: Final = 10  # below are the tokenizer's special tokens
@@ -31,6 +32,7 @@ FACTS: Final = ModelFacts(
     dtype_bytes=4,
     sequence_tokens_max=4096,
     device="cpu",
+    image_token_bytes=toy_sight.TOKEN_BYTES,
 )
 
 

@@ -7,6 +7,7 @@ a seed is a history. Keeps a short log of what was done to whom. Next: `faults.p
 """
 
 import asyncio
+import gc
 import logging
 import random
 import traceback
@@ -84,7 +85,7 @@ class World:
             network=self.network,
             watcher=self.checkers,
             movers=self._movers,
-            engines={},
+            pools={},
             routers=addresses,
             step_s=lambda: 0.005 + 0.02 * self.rng.random(),
         )
@@ -326,6 +327,7 @@ class World:
             late = [client.name for client in self.clients if not client.is_over]
             self.checkers.fail(f"still waiting after {RECOVERY_S_MAX:g} s of calm: {', '.join(late)}")
             return
+        gc.collect()  # pictures that were named are held until nobody has them
         if not await self.wait_until(lambda: not self.leftovers(), within_s=within_s):
             for line in self.leftovers():
                 self.checkers.fail(f"left over after {within_s:g} s of calm: {line}")
