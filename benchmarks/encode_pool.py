@@ -38,7 +38,8 @@ from sluice.simulator.workload import Workload
 
 TRACE = Path(os.environ.get("SLUICE_DATA", "../shared/data")) / "servegen" / "multimodal" / "mm-image"
 SHARE = 0.9
-DURATION_S = 45.0  # of arrivals, at least: a shorter replay hides queues that grow
+DURATION_S = 45.0  # of arrivals: a shorter replay hides queues that grow
+REQUESTS_MAX = 1300
 STEP_TOKENS = (512, 1024, 2048)
 IMAGE_TOKENS = (512, 2048)
 CHOOSING_SEED = 1000
@@ -58,10 +59,7 @@ FLEETS = {
             "A100:3p+1d,L4:4e",
         ),
     ),
-    ("Qwen2-7B", "Qwen2-VL"): (
-        ("H100:2m", "H100:2m,RTX-4090:2e", "H100:2m,L4:3e"),
-        ("A100:2m", "A100:2m,RTX-4090:1e", "A100:2m,L4:1e"),
-    ),
+    ("Qwen2-7B", "Qwen2-VL"): (("H100:2m", "H100:2m,RTX-4090:2e", "H100:2m,L4:3e"),),
 }
 
 
@@ -91,8 +89,8 @@ class Question:
             encode_tokens_max=self.image_tokens,
         )
         specs = make_specs(parse_pools(self.pools), shape=shape_of(self.model), source=StepSource(), settings=settings)
-        count = max(self.requests, int(DURATION_S * rate))
-        workload = draw(seed, 10 * self.requests).first(count).at_rate(rate)
+        count = max(self.requests, min(REQUESTS_MAX, int(DURATION_S * rate)))
+        workload = draw(seed, max(REQUESTS_MAX, self.requests)).first(count).at_rate(rate)
         options = RunOptions(objective=self.objective)
         run = FleetRun(specs=specs, workload=workload, policy=make_policy("joint"), options=options)
         return summarise(run.run(), (Goal.TTFT, Goal.TPOT)), run

@@ -33,7 +33,7 @@ def main() -> None:
         return made
 
     VisionEncoder.encode = paced  # type: ignore[method-assign]  # the tower's time is what this process is about
-    uvloop.run(worker_process.serve([(config, vision_engine.build_engine(config))]))
+    uvloop.run(worker_process.serve([config], vision_engine.build_engine))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`sluice flip WORKER --role ROLE`: another role for a worker, weights kept, nothing lost."""
+"""`sluice flip WORKER --role ROLE`: another role for a worker, nothing lost; weights are kept but to or from encode."""
 
 import argparse
 
@@ -11,7 +11,7 @@ from sluice.wire.gen import sluice_pb2 as pb
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sluice flip`."""
     parser.add_argument("worker", help="its name, as `sluice get workers` shows it")
-    parser.add_argument("--role", required=True, choices=["prefill", "decode", "mixed"])
+    parser.add_argument("--role", required=True, choices=["encode", "prefill", "decode", "mixed"])
     parser.add_argument("--deadline", type=float, default=60.0, metavar="S", help="for moving its requests away")
     add_router_argument(parser)
 

@@ -50,8 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
         attributes={"sluice.worker": config.worker},
     )
     try:
-        workers = [(each, _builder(each).build_engine(each)) for each in (config, *encoders_beside(config))]
-        uvloop.run(worker_process.serve(workers))
+        configs = (config, *encoders_beside(config))
+        uvloop.run(worker_process.serve(configs, lambda each: _builder(each).build_engine(each)))
         return 0
     finally:
         tracing.shutdown()

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import secrets
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,7 @@ import grpc
 
 from sluice.cli.built_engine import BuiltEngine, embedding_transports, terms_of
 from sluice.cli.embedding_side import EmbeddingSide
+from sluice.cli.half_turn import HalfTurn
 from sluice.clock import SystemClock
 from sluice.config.worker import TransferConfig, WorkerConfig
 from sluice.decode_worker.arrivals import ArrivalTable
@@ -56,9 +57,16 @@ class WorkerProcess:
     """All parts of one worker, wired. Made on the event loop; `run` once."""
 
     def __init__(
-        self, config: WorkerConfig, built: BuiltEngine, *, boot: BootId, transports: Sequence[Transport]
+        self,
+        config: WorkerConfig,
+        built: BuiltEngine,
+        *,
+        boot: BootId,
+        transports: Sequence[Transport],
+        why_never_another: str = "it was started by itself",
     ) -> None:
-        """`transports` are in order of preference; the worker closes them and the KV memory when it ends."""
+        """`transports` are in order of preference; the worker closes them and the KV memory when it ends.
+        `why_never_another` says why the process cannot load the model's other half; empty: it can."""
         self._config = config
         self._built = built
         advertise_host = config.advertise_host or config.host
@@ -95,13 +103,9 @@ class WorkerProcess:
         self._handoffs = HandoffTable(around)
         self._migrations = MigrationTable(around)
         self._arrivals = ArrivalTable(
-            shell=self._shell,
-            mover=self._mover,
-            identity=identity,
-            settings=config.transfer,
-            metrics=metrics,
+            shell=self._shell, mover=self._mover, identity=identity, settings=config.transfer, metrics=metrics,
             view=built.region.view,
-        )
+        )  # fmt: skip
         built.engine.listen(self._handoffs.on_group)
         self._prober = Prober(around, self._shell.canary)
         self._shell.attach_stages(
@@ -110,6 +114,7 @@ class WorkerProcess:
         service = PeerService(self._arrivals, lambda: own.hello(self._mover))
         rpc.add_KvPeerServicer_to_server(service, self._server)
         self._looks = self._looking(metrics)
+        self._turn = HalfTurn(self._shell, why_never=why_never_another)
         self._door = self._doorway(metrics)
 
     def _looking(self, metrics: WorkerMetrics) -> LookTable | None:
@@ -125,7 +130,7 @@ class WorkerProcess:
             self._side.attach(self._shell, metrics)
         return Doorway(
             self._shell,
-            takers=[] if self._looks is None else [self._looks.take],
+            takers=[self._turn.take, *([] if self._looks is None else [self._looks.take])],
             hearers=[] if self._side is None else [self._side.viewing.hear],
         )
 
@@ -134,8 +139,11 @@ class WorkerProcess:
         """The worker's centre, for those who want to look inside."""
         return self._shell
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Join the routers and work until `stop` is set; raises what killed the engine or a task."""
+    async def run(self, stop: asyncio.Event) -> Role | None:
+        """Join the routers and work until `stop` is set, or another half of the model is wanted: then for which role.
+
+        Raises what killed the engine or a task.
+        """
         observed = await start_metrics_server(
             host=self._config.host,
             port=self._config.metrics_port,
@@ -156,7 +164,7 @@ class WorkerProcess:
             *([] if self._side is None else await self._side.start()),
         ]
         try:
-            await wait_for_end(tasks, self._shell.died, stop)
+            return await wait_for_end(tasks, self._shell.died, self._turn.wanted, stop)
         finally:
             standing.close()
             for task in tasks:
@@ -231,10 +239,14 @@ class WorkerProcess:
         return [*reasons, "the engine has died"] if self._shell.died.done() else reasons
 
 
-async def serve(workers: Sequence[tuple[WorkerConfig, BuiltEngine]]) -> None:
-    """Run workers in this process until SIGTERM or SIGINT, then drain them.
+Build = Callable[[WorkerConfig], BuiltEngine]
 
-    A second signal, or the end of one of them, ends all at once.
+
+async def serve(configs: Sequence[WorkerConfig], build: Build) -> None:
+    """Build workers and run them in this process until SIGTERM or SIGINT, then drain them.
+
+    A second signal, or the end of one of them, ends all at once. A worker that is alone here may take a role of the
+    model's other half, which is built then.
     """
     signalled, stop = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -244,9 +256,11 @@ async def serve(workers: Sequence[tuple[WorkerConfig, BuiltEngine]]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    made = [(config, _make(config, built)) for config, built in workers]
-    running = [asyncio.create_task(worker.run(stop), name=f"worker {config.worker}") for config, worker in made]
-    draining = asyncio.create_task(_drain_when(signalled, made), name="drain")
+    lives = [_Life(config, build, is_alone=len(configs) == 1) for config in configs]
+    for life in lives:
+        life.build()  # nothing runs yet that it could keep waiting
+    running = [asyncio.create_task(life.run(stop), name=f"worker {life.config.worker}") for life in lives]
+    draining = asyncio.create_task(_drain_when(signalled, lives), name="drain")
     await asyncio.wait([*running, draining], return_when=asyncio.FIRST_COMPLETED)
     stop.set()
     draining.cancel()
@@ -255,7 +269,38 @@ async def serve(workers: Sequence[tuple[WorkerConfig, BuiltEngine]]) -> None:
             raise outcome
 
 
-def _make(config: WorkerConfig, built: BuiltEngine) -> WorkerProcess:
+class _Life:
+    """One worker through its incarnations in this process."""
+
+    def __init__(self, config: WorkerConfig, build: Build, *, is_alone: bool) -> None:
+        self.config = config
+        self._build = build
+        self._why_never = "" if is_alone else "it shares its process with another"
+        self._built: BuiltEngine | None = None
+        self._worker: WorkerProcess | None = None  # None while the other half is loaded
+
+    def build(self) -> None:
+        """Load the half of the model that the role needs. Raises ModelLoadError or ConfigError."""
+        self._built = self._build(self.config)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`; raises what killed it."""
+        while self._built is not None and not stop.is_set():
+            self._worker = _make(self.config, self._built, why_never_another=self._why_never)
+            role = await self._worker.run(stop)
+            self._worker = self._built = None  # its memory goes before the other half comes
+            if role is not None:
+                log.info("loading the half of the model that a worker of the role %s needs", role.value)
+                self.config = dataclasses.replace(self.config, role=role.value)
+                await asyncio.to_thread(self.build)
+
+    async def drain(self) -> None:
+        """Admit nothing more; returns when nothing is left here."""
+        if self._worker is not None:
+            await self._worker.drain(deadline_s=self.config.stop_grace_s)
+
+
+def _make(config: WorkerConfig, built: BuiltEngine, *, why_never_another: str) -> WorkerProcess:
     """A worker over the transports that this machine has."""
     boot = BootId(secrets.token_hex(8))
     host = config.advertise_host or config.host
@@ -269,7 +314,7 @@ def _make(config: WorkerConfig, built: BuiltEngine) -> WorkerProcess:
     if (link := built.link) is not None:
         transports = tuple(PacedTransport(transport, link) for transport in transports)
         config = dataclasses.replace(config, transfer=_scaled(config.transfer, link))
-    return WorkerProcess(config, built, boot=boot, transports=transports)
+    return WorkerProcess(config, built, boot=boot, transports=transports, why_never_another=why_never_another)
 
 
 def _scaled(transfer: TransferConfig, link: LinkModel) -> TransferConfig:
@@ -287,9 +332,9 @@ def _as_emulated(load: LinkLoad, link: LinkModel) -> LinkLoad:
     )
 
 
-async def _drain_when(signalled: asyncio.Event, workers: Sequence[tuple[WorkerConfig, WorkerProcess]]) -> None:
+async def _drain_when(signalled: asyncio.Event, lives: Sequence[_Life]) -> None:
     await signalled.wait()
-    await asyncio.gather(*(worker.drain(deadline_s=config.stop_grace_s) for config, worker in workers))
+    await asyncio.gather(*(life.drain() for life in lives))
 
 
 def describe(config: WorkerConfig, built: BuiltEngine, *, boot: BootId, kv_address: str) -> WorkerInfo:
@@ -325,13 +370,18 @@ def listen(server: grpc.aio.Server, *, host: str, port: int) -> int:
 
 
 async def wait_for_end(
-    tasks: Sequence["asyncio.Task[None]"], died: "asyncio.Future[None]", stop: asyncio.Event
-) -> None:
-    """Return when `stop` is set; raise what ended a task or the engine that should have gone on."""
+    tasks: Sequence["asyncio.Task[None]"],
+    died: "asyncio.Future[None]",
+    turned: "asyncio.Future[Role]",
+    stop: asyncio.Event,
+) -> Role | None:
+    """Return when `stop` is set, or `turned` with what it says; raise what ended a task or the engine that should
+    have gone on."""
     stopping = asyncio.create_task(stop.wait(), name="stop")
-    waited: list[asyncio.Future[object]] = [*tasks, died, stopping]  # type: ignore[list-item]  # Future is invariant
+    waited: list[asyncio.Future[object]] = [*tasks, died, turned, stopping]  # type: ignore[list-item]  # invariant
     done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     for ended in done:
         if ended is not stopping:
             ended.result()
+    return turned.result() if turned.done() else None

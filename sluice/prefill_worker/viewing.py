@@ -3,7 +3,8 @@
     encode worker --Reserve, push, Commit--> ArrivalTable --attach--> store --provide--> engine: the prompt goes on
 
 The receiving half of a handoff, over the embedding store instead of the engine: an image's own sequence says who
-will read it (`viewer`). Embeddings may come before their reader; they wait for it as long as a lease lasts.
+will read it (`viewer`). Embeddings may come before their reader; they wait for it as long as a lease lasts. A reader
+that comes later still is sent back to its router, which believes that its images are here: it would wait for ever.
 Next: `engine/embedding_store.py`, docs/adr/0014.
 """
 
@@ -20,10 +21,11 @@ from sluice.domain.image import FILL_TOKEN
 from sluice.domain.load import WorkerInfo
 from sluice.domain.sequence import SequenceState
 from sluice.engine.embedding_store import EmbeddingStore, PagedRows
-from sluice.errors import OverloadedError, WorkerLostError
+from sluice.errors import NoWorkerError, OverloadedError, WorkerLostError
 from sluice.wire.gen import sluice_pb2 as pb
 from sluice.worker.shell import Shell
 from sluice.worker.standing import Standing
+from sluice.worker.step_rows import failure
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +78,7 @@ class Viewing:
         self._patience_s = patience_s
         self._early: list[_Early] = []
         self._begun: OrderedDict[SequenceId, None] = OrderedDict()  # readers seen here, the latest last
+        self._missed: OrderedDict[SequenceId, None] = OrderedDict()  # absent readers whose embeddings were let go
         store.listen(self._on_arrived)
 
     @property
@@ -86,7 +89,9 @@ class Viewing:
     def hear(self, message: pb.RouterMessage) -> None:
         """The shell has been told: what came before its reader has one now."""
         if message.HasField("start") and message.start.state.images:
-            self._is_here(SequenceId(message.start.state.sequence))
+            viewer = SequenceId(message.start.state.sequence)
+            if self._is_here(viewer) and viewer in self._missed:
+                self._send_back(viewer)
             if self._early:
                 self._look_again()
 
@@ -94,11 +99,23 @@ class Viewing:
         """Whether a reader lives here now; remembers those that do."""
         if self._shell.epoch_of(viewer) is None:
             return False
-        self._begun[viewer] = None
-        self._begun.move_to_end(viewer)
-        if len(self._begun) > BEGUN_MAX:
-            self._begun.popitem(last=False)
+        _remember(self._begun, viewer)
         return True
+
+    def _send_back(self, viewer: SequenceId) -> None:
+        """A reader has come too late: its router is to bring its images again."""
+        del self._missed[viewer]
+        epoch = self._shell.epoch_of(viewer)
+        assert epoch is not None, "it is here"
+        late = NoWorkerError("its images came before it did, and were let go")
+        self._shell.report(viewer, failure(viewer, epoch, late, is_unstarted=True))
+        self._shell.drop(viewer)
+
+    def _let_go(self, state: SequenceState) -> None:
+        """Nobody is here to read them: they are only cached from now on."""
+        assert state.viewer is not None
+        self._store.drop(state.sequence)
+        _remember(self._missed, state.viewer)
 
     async def run(self) -> None:
         """Look again now and then, until cancelled: readers may begin late, or never."""
@@ -116,7 +133,7 @@ class Viewing:
             elif now_s < early.until_s:
                 self._early.append(early)
             else:
-                self._store.drop(early.state.sequence)
+                self._let_go(early.state)
 
     def _on_arrived(self, state: SequenceState) -> None:
         if state.viewer is None:
@@ -124,7 +141,7 @@ class Viewing:
         if self._is_here(state.viewer):
             self._provide(state)
         elif state.viewer in self._begun:
-            self._store.drop(state.sequence)  # it has left: its prompt was cached, or it ended
+            self._let_go(state)  # it has left: its prompt was cached, or it ended; or it comes again
         else:
             self._early.append(_Early(state, self.now_s() + self._patience_s))
 
@@ -173,6 +190,13 @@ class Viewing:
     def give_up_worker(self, why: str) -> None:
         """Only a restart can mend this."""
         self._shell.give_up_worker(why)
+
+
+def _remember(viewers: "OrderedDict[SequenceId, None]", viewer: SequenceId) -> None:
+    viewers[viewer] = None
+    viewers.move_to_end(viewer)
+    if len(viewers) > BEGUN_MAX:
+        viewers.popitem(last=False)
 
 
 def _close_unless_heard(rows: PagedRows, provided: "Future[None]") -> None:

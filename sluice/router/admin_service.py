@@ -109,7 +109,7 @@ class AdminService(sluice_pb2_grpc.AdminServicer):
     async def Flip(  # noqa: N802 - gRPC's name
         self, message: pb.FlipRequest, context: grpc.aio.ServicerContext[pb.FlipRequest, pb.FlipReply]
     ) -> pb.FlipReply:
-        """Give a worker another role, weights kept; drained first unless the new role admits all it may be running."""
+        """Give a worker another role; drained first unless the new role admits all it may be running."""
         try:
             member = self._member(message.worker)
             role = _role(message.role)
@@ -119,7 +119,7 @@ class AdminService(sluice_pb2_grpc.AdminServicer):
             await flip.over.wait()
             if flip.problem:
                 raise NoWorkerError(f"worker {member.name}: {flip.problem}")
-            return pb.FlipReply(worker=member.name, role=member.info.role.value)
+            return pb.FlipReply(worker=member.name, role=role.value)
         except SluiceError as error:
             await context.abort(status.status_of(error), str(error))
 

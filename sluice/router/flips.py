@@ -4,6 +4,9 @@
       '-- else --> EMPTYING --drained--> told its role --^   '--not in time--> failed
                       '--not in time: it admits work again --> failed        (any) gone --> failed
 
+To or from encode a worker has to load the other half of the model: it is gone while it does, and what joins under its
+name is another incarnation.
+
 People, operators and policies ask for them. Owns what is under way; never waits: the dispatcher steps
 it with every heartbeat. Evacuation moves the sequences. Next: `evacuation.py`.
 """
@@ -15,6 +18,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final, assert_never
 
+from sluice.domain.ids import WorkerId
 from sluice.domain.role import Lifecycle, Role
 from sluice.errors import InvalidRequestError, OverloadedError
 from sluice.router.fleet import Fleet, Member
@@ -22,6 +26,9 @@ from sluice.wire.gen import sluice_pb2 as pb
 
 TURN_S_MAX: Final = 10.0
 """For an emptied worker to take its role."""
+
+LOAD_S_MAX: Final = 300.0
+"""For an emptied worker to come back with the other half of the model."""
 
 EMPTY_MARGIN_S: Final = 5.0
 """Beyond the drain's own deadline before a flip is given up."""
@@ -47,6 +54,7 @@ class RoleChange:
     why: str
     stage: Stage
     ends_s: float  # of this stage; 0.0: as long as it takes
+    is_across: bool = False  # the other half of the model has to be loaded
     problem: str = ""
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -61,7 +69,7 @@ class Flips:
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._under_way: dict[int, RoleChange] = {}  # by slot
+        self._under_way: dict[WorkerId, RoleChange] = {}
 
     def __iter__(self) -> Iterator[RoleChange]:
         return iter(self._under_way.values())
@@ -70,10 +78,10 @@ class Flips:
         """Give a worker another role; 0 for `deadline_s` is as long as emptying it takes.
 
         The same wish again is the same flip. Raises OverloadedError while it takes yet another role,
-        InvalidRequestError to or from encode.
+        InvalidRequestError to encode where the model reads text alone.
         """
-        old = self._under_way.get(member.slot)
-        if old is not None and old.member is member:
+        old = self._under_way.get(member.info.worker)
+        if old is not None and (old.member is member or old.is_across):
             if old.role is role:
                 return old
             raise OverloadedError(f"worker {member.name} is becoming {old.role.value}; try again", retry_after_s=1)
@@ -83,14 +91,14 @@ class Flips:
             same = RoleChange(member, role, why, Stage.DONE, 0.0)
             same.end(Stage.DONE)
             return same
-        if Role.ENCODE in {member.info.role, role}:
-            problem = (
-                f"of worker {member.name} cannot become {role.value}: encode workers hold another half of the model"
-            )
-            raise InvalidRequestError(field="role", problem=problem, remedy="start a worker of that role")
+        if role is Role.ENCODE and member.info.image_boot is None:
+            problem = f"of worker {member.name} cannot become encode: its model reads text alone"
+            raise InvalidRequestError(field="role", problem=problem, remedy="name another role")
         _log.info("worker %s: %s to %s, %s", member.name, member.info.role.value, role.value, why)
-        flip = self._under_way[member.slot] = RoleChange(member, role, why, Stage.EMPTYING, 0.0)
-        if _keeps_its_work(member.info.role, role):
+        is_across = Role.ENCODE in {member.info.role, role}
+        flip = RoleChange(member, role, why, Stage.EMPTYING, 0.0, is_across=is_across)
+        self._under_way[member.info.worker] = flip
+        if not is_across and _keeps_its_work(member.info.role, role):
             self._turn(flip, now_s=now_s)
         else:
             flip.ends_s = now_s + deadline_s + EMPTY_MARGIN_S if deadline_s else 0.0
@@ -105,7 +113,7 @@ class Flips:
             self._step(flip, now_s=now_s)
         over = [flip for flip in self._under_way.values() if flip.over.is_set()]
         for flip in over:
-            del self._under_way[flip.member.slot]
+            del self._under_way[flip.member.info.worker]
             outcome = flip.problem or "done"
             _log.info("worker %s: change to %s: %s", flip.member.name, flip.role.value, outcome)
         return over
@@ -113,8 +121,12 @@ class Flips:
     def _step(self, flip: RoleChange, *, now_s: float) -> None:
         member = flip.member
         is_late = 0.0 < flip.ends_s <= now_s
-        if self._fleet.find(member.info.worker) is not member:
-            flip.end(Stage.FAILED, "it is gone")
+        present = self._fleet.find(member.info.worker)
+        if present is not member:
+            if flip.is_across and flip.stage is Stage.TURNING:
+                _await_return(flip, present, is_late=is_late)
+            else:
+                flip.end(Stage.FAILED, "it is gone")
             return
         match flip.stage:
             case Stage.EMPTYING:
@@ -127,16 +139,32 @@ class Flips:
                 if member.info.role is flip.role and member.is_ready:
                     flip.end(Stage.DONE)
                 elif is_late:
-                    flip.end(Stage.FAILED, f"it has not taken the role within {TURN_S_MAX:.0f} s; see its log")
+                    member.link.send(pb.RouterMessage(drain=pb.Drain(resume=True)))
+                    flip.end(Stage.FAILED, f"it has not taken the role within {_turn_s(flip):.0f} s; see its log")
             case Stage.DONE | Stage.FAILED:
                 pass
             case _:
                 assert_never(flip.stage)
 
     def _turn(self, flip: RoleChange, *, now_s: float) -> None:
-        flip.stage, flip.ends_s = Stage.TURNING, now_s + TURN_S_MAX
+        flip.stage, flip.ends_s = Stage.TURNING, now_s + _turn_s(flip)
         flip.member.link.send(pb.RouterMessage(set_role=pb.SetRole(role=flip.role.value)))
-        flip.member.link.send(pb.RouterMessage(drain=pb.Drain(resume=True)))
+        if not flip.is_across:
+            flip.member.link.send(pb.RouterMessage(drain=pb.Drain(resume=True)))
+
+
+def _await_return(flip: RoleChange, present: Member | None, *, is_late: bool) -> None:
+    """It has taken itself apart; `present` is what has joined under its name since."""
+    if present is not None and present.info.role is not flip.role:
+        flip.end(Stage.FAILED, f"it came back as {present.info.role.value}")
+    elif present is not None and present.is_ready:
+        flip.end(Stage.DONE)
+    elif is_late:
+        flip.end(Stage.FAILED, f"it has not come back within {_turn_s(flip):.0f} s; see its log")
+
+
+def _turn_s(flip: RoleChange) -> float:
+    return LOAD_S_MAX if flip.is_across else TURN_S_MAX
 
 
 def _keeps_its_work(now: Role, then: Role) -> bool:

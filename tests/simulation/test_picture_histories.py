@@ -48,6 +48,12 @@ def test_a_prompt_that_is_moved_while_it_waits_for_an_image_is_computed_elsewher
     assert scenario.whole(world), [client.error for client in world.clients]
 
 
+def test_a_reader_that_is_later_than_its_images() -> None:
+    """It waited for its deadline."""
+    result = random_run.run(696, sees=True)
+    assert not result.broken, command.describe(result, sees=True)
+
+
 def wrong_rows(_: toy_sight.ToyTower, images: Sequence[toy_sight.ToyPrepared]) -> list[toy_sight.Bytes]:
     """What the tower would make of another picture."""
     return [toy_sight.rows_of(bytes(16), 0, image.layout.tokens) for image in images]

@@ -73,6 +73,51 @@ def test_a_killed_encode_worker_changes_no_answer(fleet: LocalFleet, model: Path
     pytest.fail(f"the worker was never killed in the middle of an image, in {ROUNDS_MAX} rounds")
 
 
+def flip(fleet: LocalFleet, worker: str, role: str) -> None:
+    """What `sluice flip` does."""
+    with grpc.insecure_channel(fleet.grpc_address) as channel:
+        request = pb.FlipRequest(worker=worker, role=role, deadline_s=30.0)
+        reply = rpc.AdminStub(channel).Flip(request, timeout=120)
+        assert reply.role == role
+
+
+def test_encode_and_prefill_workers_become_one_another_under_load_and_nothing_is_lost(
+    fleet: LocalFleet, model: Path
+) -> None:
+    rng = random.Random(7)
+    oracle = Oracle(model)
+
+    def asked(count: int) -> list[Shown]:
+        return [shown(seed, [picture_file(rng.randrange(10**6)) for _ in range(4)]) for seed in range(count)]
+
+    pid = fleet.children["encode-1"].pid
+    for role in ("prefill", "encode"):
+        prompts = asked(8)
+        with ThreadPoolExecutor(len(prompts)) as clients:
+            answers = [clients.submit(ask, fleet, prompt) for prompt in prompts]
+            flip(fleet, "encode-1", role)
+            assert [answer.result() for answer in answers] == [oracle.answer(prompt) for prompt in prompts]
+        # It works in its new role: alone, for the others are drained.
+        other = "prefill-0" if role == "prefill" else "encode-0"
+        drain(fleet, other, is_on=False)
+        prompts = asked(6)
+        with ThreadPoolExecutor(len(prompts)) as clients:
+            assert list(clients.map(lambda one: ask(fleet, one), prompts)) == [oracle.answer(one) for one in prompts]
+        rows = requests_of(fleet)[:6]
+        if role == "prefill":
+            assert "encode-1" in {row.prefill_worker for row in rows}
+        else:
+            assert {name for row in rows for name in row.encoders} == {"encode-1"}
+        drain(fleet, other, is_on=True)
+    assert fleet.children["encode-1"].pid == pid, "the process stays, what it has loaded changes"
+
+
+def drain(fleet: LocalFleet, worker: str, *, is_on: bool) -> None:
+    """Drain a worker, or have it admit work again."""
+    with grpc.insecure_channel(fleet.grpc_address) as channel:
+        list(rpc.AdminStub(channel).Drain(pb.DrainRequest(worker=worker, deadline_s=30, resume=is_on), timeout=60))
+
+
 def test_a_killed_prefill_worker_has_its_prompts_computed_elsewhere_with_their_pictures(
     fleet: LocalFleet, model: Path
 ) -> None:

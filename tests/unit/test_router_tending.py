@@ -1,17 +1,19 @@
 """The policy moves what runs and changes roles: wishes become orders to workers, within bounds, and leave a trace."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from sluice.domain.ids import SequenceId
+from sluice.domain.ids import BootId, SequenceId
 from sluice.domain.role import Lifecycle, Role
-from sluice.errors import OverloadedError
+from sluice.errors import InvalidRequestError, OverloadedError
 from sluice.policy.fleet_table import FleetTable
 from sluice.policy.joint import Joint
 from sluice.policy.policy import Flip, Move, Running
 from sluice.router.fleet import Member
+from sluice.router.flips import LOAD_S_MAX, RoleChange, Stage
 from sluice.testing.dispatch_desk import Desk
 from sluice.testing.tiny_tokenizer import make_model_directory
 from sluice.text import tokenizer as tokenizer_file
@@ -148,6 +150,59 @@ async def test_a_worker_that_cannot_be_emptied_in_time_keeps_its_role_and_admits
     assert order.drain.resume
     assert flip.over.is_set()
     assert "keeps its role" in flip.problem
+
+
+def crossing(desk: Desk, role: Role) -> tuple[Member, RoleChange]:
+    """A worker of a model that sees, emptied and told to come back with the other half."""
+    member = desk.join("one", role)
+    member.info = replace(member.info, image_boot=BootId("one-images"))
+    other = Role.ENCODE if role is not Role.ENCODE else Role.MIXED
+    flip = desk.dispatcher.flips.begin(member, other, deadline_s=5.0, why="test", now_s=desk.clock.now_s())
+    desk.told(member)
+    desk.beat(member, Lifecycle.DRAINED)
+    return member, flip
+
+
+async def test_a_worker_that_is_to_encode_is_awaited_while_it_loads_the_other_half(desk: Desk) -> None:
+    member, flip = crossing(desk, Role.PREFILL)
+    (turn,) = desk.told(member)
+    assert turn.set_role.role == "encode", "and it is not told to admit work"
+    desk.dispatcher.lose(member, "its stream has ended")
+    desk.clock.advance(60.0)
+    desk.dispatcher.tick()
+    assert not flip.over.is_set()
+    desk.join("one", Role.ENCODE)
+    assert flip.stage is Stage.DONE
+    assert list(desk.dispatcher.flips) == []
+
+
+async def test_a_worker_that_comes_back_as_it_was_or_never_has_not_flipped(desk: Desk) -> None:
+    member, flip = crossing(desk, Role.PREFILL)
+    desk.dispatcher.lose(member, "killed")
+    desk.beat(desk.join("one", Role.PREFILL))
+    assert flip.problem == "it came back as prefill"
+    member, flip = crossing(desk, Role.PREFILL)
+    desk.dispatcher.lose(member, "killed")
+    desk.clock.advance(LOAD_S_MAX + 1.0)
+    desk.dispatcher.tick()
+    assert "has not come back" in flip.problem
+
+
+async def test_a_worker_that_keeps_its_half_admits_work_again(desk: Desk) -> None:
+    member, flip = crossing(desk, Role.MIXED)
+    desk.told(member)
+    for _ in range(4):
+        desk.clock.advance(LOAD_S_MAX / 3)
+        desk.beat(member, Lifecycle.DRAINED)
+    (admit,) = desk.told(member)
+    assert admit.drain.resume
+    assert "see its log" in flip.problem
+
+
+async def test_a_worker_whose_model_reads_text_alone_cannot_encode(desk: Desk) -> None:
+    member = desk.join("one", Role.PREFILL)
+    with pytest.raises(InvalidRequestError, match="reads text alone"):
+        desk.dispatcher.flips.begin(member, Role.ENCODE, deadline_s=5.0, why="test", now_s=desk.clock.now_s())
 
 
 async def test_a_flip_of_a_worker_that_leaves_has_failed(desk: Desk) -> None:

@@ -34,11 +34,14 @@ class Bench:
         self.clock = ManualClock(50.0)
         self.live: set[SequenceId] = set()
         self.provided: list[tuple[SequenceId, bytes, EmbeddingRows]] = []
+        self.sent_back: list[tuple[SequenceId, bool]] = []
         self.is_full = False
         shell: Any = SimpleNamespace(
             now_s=self.clock.now_s,
             epoch_of=lambda sequence: Epoch(1) if sequence in self.live else None,
             steps=SimpleNamespace(call=self._call),
+            report=lambda sequence, message: self.sent_back.append((sequence, message.failed.unstarted)),
+            drop=self.live.discard,
         )
         self.viewing = Viewing(shell, self.store, boot=BootId("b"), patience_s=30.0)
 
@@ -123,6 +126,29 @@ def test_late_ones_whose_reader_has_left_are_only_cached_at_once() -> None:
         bench.viewing._is_here(SequenceId(1000 + number))
     bench.arrive(2)
     assert bench.viewing.early == 1
+
+
+def test_a_reader_that_comes_after_its_images_were_let_go_is_sent_back_and_not_left_to_wait() -> None:
+    """It waited for its deadline: its router believed that all images were here."""
+    bench = Bench()
+    bench.arrive(1)
+    bench.clock.advance(31.0)
+    bench.viewing._look_again()
+    bench.begin()
+    assert bench.sent_back == [(READER, True)], "before it began: that costs no attempt"
+    assert not bench.live
+    bench.begin()
+    assert len(bench.sent_back) == 1, "its images are brought again"
+    assert bench.live
+
+
+def test_an_image_of_a_reader_that_left_and_comes_again_sends_it_back() -> None:
+    bench = Bench()
+    bench.begin()
+    bench.live.clear()
+    bench.arrive(1)  # for the reader's next epoch, whose start is late
+    bench.begin()
+    assert bench.sent_back == [(READER, True)]
 
 
 def test_nothing_is_lost_when_the_engine_takes_no_question() -> None:
