@@ -4,9 +4,16 @@ from dataclasses import replace
 from typing import Final
 
 from sluice.config.worker import WorkerConfig
+from sluice.domain.ids import WorkerId
 
 BESIDE: Final = "-eye"
 """Ends the name of an encode worker that shares its process with another."""
+
+
+def host_of(config: WorkerConfig) -> WorkerId | None:
+    """The worker whose process an encode worker shares; None for one by itself."""
+    is_beside = config.role == "encode" and config.worker.endswith(BESIDE)
+    return WorkerId(config.worker.removesuffix(BESIDE)) if is_beside else None
 
 
 def encoders_beside(config: WorkerConfig) -> list[WorkerConfig]:

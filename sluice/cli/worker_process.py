@@ -17,6 +17,7 @@ from typing import Final
 
 import grpc
 
+from sluice.cli.beside import host_of
 from sluice.cli.built_engine import BuiltEngine, embedding_transports, terms_of
 from sluice.cli.embedding_side import EmbeddingSide
 from sluice.cli.half_turn import HalfTurn
@@ -358,6 +359,7 @@ def describe(config: WorkerConfig, built: BuiltEngine, *, boot: BootId, kv_addre
         kv_token_bytes=built.standpoint.kv_token_bytes,
         step_terms=terms_of(built.standpoint.curve),
         image_fingerprint=built.facts.fingerprint if built.sight is not None else "",
+        beside=host_of(config),
     )
 
 

@@ -32,6 +32,7 @@ class WorkerInfo:
     image_boot: BootId | None = None  # this incarnation, as the senders of embeddings know it
     image_fingerprint: str = ""  # of the embeddings it makes or reads
     image_tokens_max: int = 0  # embeddings it holds for the prompts it reads; 0: not told
+    beside: WorkerId | None = None  # the worker whose process and GPU it shares
     step_terms: StepTerms | None = None  # what it expects its steps to take before any is measured
 
 

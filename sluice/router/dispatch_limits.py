@@ -18,3 +18,4 @@ class DispatchLimits:
     restraint: RestraintLimits = field(default_factory=RestraintLimits)
     hold: HoldLimits = field(default_factory=HoldLimits)
     ttft_s: float = 5.0  # the objective within which images must be encoded
+    tpot_s: float = 0.1  # the objective of those who decode beside an encoder

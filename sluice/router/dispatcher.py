@@ -96,7 +96,9 @@ class Dispatcher:
         )
         self._peering = Peering(fleet)
         new, metrics = self._maker.new_sequence, observer.metrics
-        self.desk = EncodeDesk(fleet, clock, router=router, metrics=metrics, new_sequence=new, ttft_s=limits.ttft_s)
+        self.desk = EncodeDesk(
+            fleet, clock, router=router, metrics=metrics, new_sequence=new, ttft_s=limits.ttft_s, tpot_s=limits.tpot_s
+        )
         self._reports = Reports(
             flows=self._flows,
             fleet=fleet,

@@ -47,10 +47,11 @@ class EncodeDesk:
         metrics: RouterMetrics,
         new_sequence: Callable[[], SequenceId],
         ttft_s: float,
+        tpot_s: float,
     ) -> None:
-        """`new_sequence` gives ids that no other sequence has; `ttft_s` is the objective for a first token."""
+        """`new_sequence` gives ids that no other sequence has; `ttft_s` and `tpot_s` are the objectives."""
         self._fleet = fleet
-        self._looks = Looks(fleet, clock, router=router, new_sequence=new_sequence, ttft_s=ttft_s)
+        self._looks = Looks(fleet, clock, router=router, new_sequence=new_sequence, ttft_s=ttft_s, tpot_s=tpot_s)
         self._keeps = Keeps(router=router, new_sequence=new_sequence)
         self._showings = Showings(
             self._looks, fleet.at, clock, router=router, metrics=metrics, new_sequence=new_sequence

@@ -98,10 +98,12 @@ class Looks:
         router: RouterId,
         new_sequence: Callable[[], SequenceId],
         ttft_s: float,
+        tpot_s: float,
     ) -> None:
-        """`ttft_s`: the objective for the first token."""
+        """`ttft_s` and `tpot_s`: the objectives of who asks, and of who decodes beside an encoder."""
         self._fleet = fleet
         self._budget_s = TTFT_SHARE * ttft_s
+        self._tpot_s = tpot_s
         self._now_s = clock.now_s
         self._router = router
         self._new_sequence = new_sequence
@@ -169,7 +171,8 @@ class Looks:
     def _encoder(self, member: Member, *, tokens: int, looks: int) -> Encoder:
         """One encode worker as its class's steps have shown it; `tokens` embeddings and `looks` pictures wait there.
 
-        The slowest of a class speaks for all: those that have encoded nothing yet are only thought to be fast.
+        The slowest of a class speaks for all: those that have encoded nothing yet are only thought to be fast. What
+        runs on the same GPU waits while it encodes: so E-P-D, EP-D, ED-P or all in one is chosen image by image.
         """
         table, slot = self._fleet.table, member.slot
         alike = [one.slot for one in self._fleet.encoders if table.gpu_class[one.slot] == table.gpu_class[slot]]
@@ -178,12 +181,15 @@ class Looks:
             image_s=0.0,
             token_s=max(TOKEN_S_MIN, *(float(table.prefill_token_s[one]) for one in alike)),
         )
+        host = None if member.info.beside is None else self._fleet.find(member.info.beside)
         return Encoder(
             slot=slot,
-            role=member.info.role,
+            role=member.info.role if host is None else host.info.role,
             curve=curve,
             wait_s=curve.token_s * (tokens + LOOK_TOKENS * looks),
             price_per_s=float(table.price_per_s[slot]),
+            decodes=0 if host is None else host.load.running_sequences,
+            slack_s=self._tpot_s,
         )
 
     def _send(self, look: _Look) -> None:

@@ -168,6 +168,7 @@ def _dispatch_limits(config: RouterConfig) -> DispatchLimits:
         records_max=config.records_max,
         hold=HoldLimits(hold_s=admission.hold_s, held_requests_max=admission.held_requests_max),
         ttft_s=config.slo.ttft_s,
+        tpot_s=config.slo.tpot_s,
         restraint=RestraintLimits(moves_max=config.placement.moves_max, flips_max=config.placement.flips_max),
     )
 

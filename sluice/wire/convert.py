@@ -148,6 +148,7 @@ def info_to_wire(info: WorkerInfo) -> pb.Register:
         images=_image_target(info),
         image_fingerprint=info.image_fingerprint,
         image_tokens_max=info.image_tokens_max,
+        beside=info.beside or "",
     )
 
 
@@ -182,6 +183,7 @@ def info_from_wire(message: pb.Register) -> WorkerInfo:
         image_boot=BootId(message.images.boot) if message.HasField("images") else None,
         image_fingerprint=message.image_fingerprint,
         image_tokens_max=message.image_tokens_max,
+        beside=WorkerId(message.beside) if message.beside else None,
     )
 
 

@@ -14,14 +14,17 @@ from sluice.router.looks import Looks, Shown
 from sluice.router.worker_link import WorkerLink
 
 
-def join(fleet: Fleet, name: str, *, token_s: float, price_per_h: float) -> Member:
-    """An encode worker that expects `token_s` of an embedding."""
+def join(
+    fleet: Fleet, name: str, *, token_s: float, price_per_h: float, role: Role = Role.ENCODE, beside: str = ""
+) -> Member:
+    """An encode worker that expects `token_s` of an embedding; or another one, beside which an encode worker is."""
     info = WorkerInfo(
         worker=WorkerId(name),
         boot=BootId(f"{name}-boot"),
-        role=Role.ENCODE,
+        role=role,
         model="m",
         model_fingerprint="f",
+        beside=WorkerId(beside) if beside else None,
         kv_address="",
         block_tokens=16,
         blocks=1000,
@@ -46,8 +49,9 @@ def fleet() -> Fleet:
 def looks_of(fleet: Fleet, *, ttft_s: float) -> Looks:
     numbers = iter(range(1, 1000))
     return Looks(
-        fleet, ManualClock(), router=RouterId("r"), new_sequence=lambda: SequenceId(next(numbers)), ttft_s=ttft_s
-    )
+        fleet, ManualClock(), router=RouterId("r"), new_sequence=lambda: SequenceId(next(numbers)), ttft_s=ttft_s,
+        tpot_s=0.05,
+    )  # fmt: skip
 
 
 def picture(number: int) -> Shown:
@@ -85,6 +89,17 @@ async def test_without_prices_the_first_to_be_done_is_asked(fleet: Fleet) -> Non
     slow = join(fleet, "slow", token_s=1e-3, price_per_h=0.0)
     assert await chosen(fleet, ttft_s=10.0, pictures=4) == [fast.slot] * 4
     assert slow.slot in await chosen(fleet, ttft_s=10.0, pictures=6)
+
+
+async def test_an_encoder_beside_decodes_is_used_while_it_keeps_none_of_them_waiting(fleet: Fleet) -> None:
+    """ED-P where that is cheap, E-P-D where decodes would miss their objective."""
+    host = join(fleet, "decode", token_s=1e-3, price_per_h=4.0, role=Role.DECODE)
+    eye = join(fleet, "decode-eye", token_s=2.5e-4, price_per_h=4.0, beside="decode")
+    apart = join(fleet, "apart", token_s=1e-3, price_per_h=1.5)
+    assert await chosen(fleet, ttft_s=10.0, pictures=1) == [eye.slot]
+    busy = WorkerLoad(lifecycle=Lifecycle.READY, free_blocks=100, running_sequences=20)
+    fleet.beat(host, busy, now_s=0.0)
+    assert await chosen(fleet, ttft_s=10.0, pictures=1) == [apart.slot]
 
 
 def test_encode_workers_teach_the_curve_of_their_own_half_alone(fleet: Fleet) -> None:

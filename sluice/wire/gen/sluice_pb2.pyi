@@ -274,7 +274,7 @@ class WorkerMessage(_message.Message):
     def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., tokens: _Optional[_Union[StepTokens, _Mapping]] = ..., handoff: _Optional[_Union[HandoffReport, _Mapping]] = ..., failed: _Optional[_Union[SequenceFailed, _Mapping]] = ..., prefix: _Optional[_Union[PrefixUpdate, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., migration: _Optional[_Union[MigrationReport, _Mapping]] = ..., copies: _Optional[_Union[Copies, _Mapping]] = ..., looked: _Optional[_Union[Looked, _Mapping]] = ...) -> None: ...
 
 class Register(_message.Message):
-    __slots__ = ("worker", "boot", "role", "model", "model_fingerprint", "kv_address", "block_tokens", "blocks", "sequence_tokens_max", "batch_sequences_max", "device", "metrics_address", "wire_version", "gpu_class", "tensor_parallel", "price_per_h", "link_bytes_per_s", "kv_token_bytes", "step_terms", "images", "image_fingerprint", "image_tokens_max")
+    __slots__ = ("worker", "boot", "role", "model", "model_fingerprint", "kv_address", "block_tokens", "blocks", "sequence_tokens_max", "batch_sequences_max", "device", "metrics_address", "wire_version", "gpu_class", "tensor_parallel", "price_per_h", "link_bytes_per_s", "kv_token_bytes", "step_terms", "images", "image_fingerprint", "image_tokens_max", "beside")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     BOOT_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -297,6 +297,7 @@ class Register(_message.Message):
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     IMAGE_TOKENS_MAX_FIELD_NUMBER: _ClassVar[int]
+    BESIDE_FIELD_NUMBER: _ClassVar[int]
     worker: str
     boot: str
     role: str
@@ -319,7 +320,8 @@ class Register(_message.Message):
     images: DecodeTarget
     image_fingerprint: str
     image_tokens_max: int
-    def __init__(self, worker: _Optional[str] = ..., boot: _Optional[str] = ..., role: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., kv_address: _Optional[str] = ..., block_tokens: _Optional[int] = ..., blocks: _Optional[int] = ..., sequence_tokens_max: _Optional[int] = ..., batch_sequences_max: _Optional[int] = ..., device: _Optional[str] = ..., metrics_address: _Optional[str] = ..., wire_version: _Optional[int] = ..., gpu_class: _Optional[str] = ..., tensor_parallel: _Optional[int] = ..., price_per_h: _Optional[float] = ..., link_bytes_per_s: _Optional[float] = ..., kv_token_bytes: _Optional[int] = ..., step_terms: _Optional[_Union[StepTerms, _Mapping]] = ..., images: _Optional[_Union[DecodeTarget, _Mapping]] = ..., image_fingerprint: _Optional[str] = ..., image_tokens_max: _Optional[int] = ...) -> None: ...
+    beside: str
+    def __init__(self, worker: _Optional[str] = ..., boot: _Optional[str] = ..., role: _Optional[str] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., kv_address: _Optional[str] = ..., block_tokens: _Optional[int] = ..., blocks: _Optional[int] = ..., sequence_tokens_max: _Optional[int] = ..., batch_sequences_max: _Optional[int] = ..., device: _Optional[str] = ..., metrics_address: _Optional[str] = ..., wire_version: _Optional[int] = ..., gpu_class: _Optional[str] = ..., tensor_parallel: _Optional[int] = ..., price_per_h: _Optional[float] = ..., link_bytes_per_s: _Optional[float] = ..., kv_token_bytes: _Optional[int] = ..., step_terms: _Optional[_Union[StepTerms, _Mapping]] = ..., images: _Optional[_Union[DecodeTarget, _Mapping]] = ..., image_fingerprint: _Optional[str] = ..., image_tokens_max: _Optional[int] = ..., beside: _Optional[str] = ...) -> None: ...
 
 class StepTerms(_message.Message):
     __slots__ = ("base_s", "prefill_token_s", "pair_s", "decode_s", "context_token_s", "error")
