@@ -7,7 +7,9 @@ what is printed comes from others. Rates do not depend on prices: each price vec
 
 A request counts when its first token and every later token came by the deadlines of its class; refused ones are
 misses; handoffs pay for their link. Goodput is the highest rate at which 90 % of all requests count, by bisection
-to 2.5 %. One datasheet profile per GPU class for all policies, the same draws, predictions and chunk size.
+to 2.5 %. One datasheet profile per GPU class for all policies, the same draws and predictions. `joint` runs on Sluice's
+paced steps; every baseline on those or on fixed chunks of 512 or 2,048 tokens in order of arrival (as vLLM and SGLang
+have them), whatever suits it best; `joint` on fixed chunks is shown as well.
 
     SLUICE_DATA=../shared/data python benchmarks/heterogeneous.py [--seeds 3] [--requests 2000]
 """
@@ -27,7 +29,7 @@ from sluice.domain.slo import SloClass, Urgency
 from sluice.policy.registry import POLICIES, make_policy
 from sluice.simulator.comparison import interval
 from sluice.simulator.fleet_run import FleetRun
-from sluice.simulator.instance_spec import InstanceSpec
+from sluice.simulator.instance_spec import InstanceSpec, StepOrder
 from sluice.simulator.outcome import Fate
 from sluice.simulator.pool_spec import EngineSettings, make_specs, parse_pools
 from sluice.simulator.run_options import Objective, RunOptions
@@ -45,6 +47,7 @@ SEARCH_SEED: Final = 100
 HOUR_S: Final = 3600.0
 OURS: Final = "joint"
 REFUSING: Final = "joint, may refuse"
+CHUNKED: Final = "joint, may refuse, chunked steps"
 BASELINE: Final = "best baseline"
 FIRST: Final = ("lmetric", "dynamo", "xllm", "least_load")  # a high lead early saves others their measurement
 BASELINES: Final = [*FIRST, *(name for name in POLICIES if name not in {OURS, *FIRST})]
@@ -65,11 +68,23 @@ PRICES: Final = (  # dollars per hour and GPU
 COMPOSITIONS: Final = ({"L40S": 8}, {"A100": 4}, {"A100": 1, "L40S": 6}, {"A100": 2, "L40S": 4})
 
 
+class Steps(NamedTuple):
+    """What workers put into a step."""
+
+    order: StepOrder
+    tokens_max: int
+
+
+PACED: Final = Steps(StepOrder.PACED, 2048)
+STEPS: Final = (Steps(StepOrder.CHUNKED, 512), Steps(StepOrder.CHUNKED, 2048), PACED)
+
+
 class Contender(NamedTuple):
     """A policy on a fleet, written as `sluice simulate --pools` has it."""
 
     policy: str
     pools: str
+    steps: Steps = PACED
     may_refuse: bool = False  # whether the classes let a policy refuse early
 
 
@@ -98,7 +113,7 @@ class Bench:
     def __init__(self, *, requests: int) -> None:
         self._requests = requests
         self._shape: ModelShape = shape_of("Llama-3.1-8B")
-        self._specs: dict[str, list[InstanceSpec]] = {}
+        self._specs: dict[tuple[str, Steps], list[InstanceSpec]] = {}
         self._workload = cache(self._drawn)
         self.runs = 0
 
@@ -106,24 +121,24 @@ class Bench:
         trace = read_trace(str(DATA / AZURE), rate=10.0, seed=seed, requests_max=self._requests)
         return trace.resampled(seed).with_classes(MIX, seed=seed)
 
-    def specs(self, pools: str) -> list[InstanceSpec]:
+    def specs(self, pools: str, steps: Steps) -> list[InstanceSpec]:
         """The fleet's replicas."""
-        if pools not in self._specs:
-            self._specs[pools] = make_specs(
+        if (pools, steps) not in self._specs:
+            self._specs[pools, steps] = make_specs(
                 parse_pools(pools),
                 shape=self._shape,
                 source=StepSource([]),
-                settings=EngineSettings(step_tokens_max=512),
+                settings=EngineSettings(step_tokens_max=steps.tokens_max, step_order=steps.order),
                 prices=PRICES[0],
             )
-        return self._specs[pools]
+        return self._specs[pools, steps]
 
     def attained(self, one: Contender, *, seed: int, rate: float) -> tuple[float, ...]:
         """The share of requests that count, of all and by class; 0 as soon as they are too few for SHARE."""
         self.runs += 1
         classes = tuple(replace(each, refuse_above=1.0) if one.may_refuse else each for each in CLASSES)
         run = FleetRun(
-            specs=self.specs(one.pools),
+            specs=self.specs(one.pools, one.steps),
             workload=self._workload(seed).at_rate(rate),
             policy=make_policy(one.policy),
             options=RunOptions(objective=Objective(classes=classes)),
@@ -179,7 +194,8 @@ def groups(composition: dict[str, int], policies: Sequence[str]) -> dict[str, li
     return {
         OURS: [Contender(OURS, way) for way in ways],
         REFUSING: [Contender(OURS, way, may_refuse=True) for way in ways],
-        BASELINE: [Contender(policy, way) for policy in policies for way in ways],
+        CHUNKED: [Contender(OURS, way, steps, may_refuse=True) for steps in STEPS[:2] for way in ways],
+        BASELINE: [Contender(policy, way, steps) for policy in policies for steps in STEPS for way in ways],
     }
 
 
@@ -198,15 +214,15 @@ def report(prices: dict[str, float], rates: dict[tuple[int, str], list[float]]) 
     single = [key for key in mean if len(COMPOSITIONS[key[0]]) == 1]
     rivals = {
         BASELINE: max((key for key in mean if key[1] == BASELINE), key=mean.__getitem__),
-        "one class": max((key for key in single if key[1] != REFUSING), key=mean.__getitem__),
+        "one class": max((key for key in single if key[1] in {OURS, BASELINE}), key=mean.__getitem__),
         "one class, may refuse": max(single, key=mean.__getitem__),
     }
     print(", ".join(f"{name} ${price:g}/h" for name, price in prices.items()))
     for title, key in rivals.items():
-        print(f"  {title:22} {mean[key]:7.0f} per dollar  {key[1]} on {COMPOSITIONS[key[0]]}")
-    for group in (OURS, REFUSING):
+        print(f"  {title:32} {mean[key]:7.0f} per dollar  {key[1]} on {COMPOSITIONS[key[0]]}")
+    for group in (OURS, REFUSING, CHUNKED):
         best = max((key for key in mean if key[1] == group), key=mean.__getitem__)
-        print(f"  {group:22} {mean[best]:7.0f} per dollar  on {COMPOSITIONS[best[0]]}")
+        print(f"  {group:32} {mean[best]:7.0f} per dollar  on {COMPOSITIONS[best[0]]}")
         for title, key in rivals.items():
             leads = [a / b - 1 for a, b in zip(per_dollar[best], per_dollar[key], strict=True)]
             print(f"    leads {title} by {interval([100 * lead for lead in leads])} %")
@@ -226,7 +242,9 @@ def main() -> None:
             found = rates[at, group] = [bench.rate(leader, seed=seed, near=lead) for seed in range(arguments.seeds)]
             shares = ", ".join(f"{each:.0%}" for each in bench.attained(leader, seed=0, rate=found[0])[1:])
             print(
-                f"{leader.policy:12} {leader.pools:22} {group:18} {interval(found)} /s; by class {shares}", flush=True
+                f"{leader.policy:12} {leader.pools:22} {leader.steps.order.value:7} {leader.steps.tokens_max:4}  "
+                f"{group:32} {interval(found)} /s; by class {shares}",
+                flush=True,
             )
     for prices in PRICES:
         report(prices, rates)

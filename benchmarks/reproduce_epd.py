@@ -30,7 +30,7 @@ from sluice.domain.slo import SloClass, Urgency
 from sluice.policy.registry import make_policy
 from sluice.simulator.encodes import EncodeRules
 from sluice.simulator.fleet_run import FleetRun, RunResult
-from sluice.simulator.instance_spec import InstanceSpec
+from sluice.simulator.instance_spec import InstanceSpec, StepOrder
 from sluice.simulator.run_options import Addition, Objective, Removal, RunOptions
 from sluice.simulator.traces.arrivals import gamma
 from sluice.simulator.workload import Workload
@@ -71,6 +71,7 @@ def spec(role: Role, encode: EncodeCurve, *, decode: StepCurve | None = None) ->
         blocks=kv_tokens(GPU, SHAPE) // 16,
         unit_tokens=16,
         step_tokens_max=8192,
+        step_order=StepOrder.CHUNKED,
         kv_token_bytes=SHAPE.kv_token_bytes,
         link_bytes_per_s=GPU.link_bytes_per_s,
         price_per_h=GPU.price_per_h,

@@ -28,7 +28,7 @@ from sluice.capacity.step_model import StepShape
 from sluice.domain.role import Role
 from sluice.policy.round_robin import RoundRobin
 from sluice.simulator.fleet_run import FleetRun
-from sluice.simulator.instance_spec import InstanceSpec
+from sluice.simulator.instance_spec import InstanceSpec, StepOrder
 from sluice.simulator.run_options import RunOptions
 from sluice.simulator.workload import Workload
 
@@ -117,6 +117,7 @@ def simulate(logged: Logged, host_step_s: float) -> dict[str, float]:
         curve=fit_model(model),
         blocks=kv_tokens(gpu, shape, tensor_parallel=logged.tensor_parallel) // BLOCK_TOKENS,
         step_tokens_max=2048,
+        step_order=StepOrder.CHUNKED,
         batch_sequences_max=128,
         is_ahead=True,
         jump_steps_max=JUMP_STEPS_MAX,

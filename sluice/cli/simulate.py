@@ -56,7 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prices", default="", help="dollars per hour and GPU, as in H100=7.5,L4=0.7")
     add("--step-tokens", type=int, default=2048, help="token budget of a step (%(default)s)")
     add("--batch", type=int, default=256, help="sequences in a step (%(default)s)")
-    add("--prefill-first", action="store_true", help="whole prompts before decodes, not chunks beside them")
+    add(
+        "--steps",
+        choices=[order.value for order in StepOrder],
+        default=StepOrder.PACED.value,
+        help="paced: chunks of prompts that leave decodes their TPOT, as Sluice's workers do; "
+        "chunked: --step-tokens in every step, first come first served; prefill-first: whole prompts before decodes",
+    )
     add("--stale", type=float, default=0.0, metavar="S", help="seconds between an instance's reports (0: always known)")
     add("--fail", action="append", default=[], metavar="N@S", help="lose instance N at S seconds, as in 0@30")
     add("--add", action="append", default=[], metavar="POOL@S", help="ask for replicas at S seconds, as in H100:2d@60")
@@ -94,7 +100,7 @@ def _study(arguments: argparse.Namespace) -> Study:
     settings = EngineSettings(
         step_tokens_max=arguments.step_tokens,
         batch_sequences_max=arguments.batch,
-        step_order=StepOrder.PREFILL_FIRST if arguments.prefill_first else StepOrder.CHUNKED,
+        step_order=StepOrder(arguments.steps),
         vision=vision_shape(arguments.vision) if arguments.vision else None,
     )
     if not 0 < arguments.batch < arguments.step_tokens:

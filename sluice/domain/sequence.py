@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sluice.domain.ids import BlockHash, Epoch, RequestId, RouterId, SequenceId
 from sluice.domain.image import ImageSpan
 from sluice.domain.sampling import SamplingParams
+from sluice.domain.slo import WHENEVER, Due
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,7 @@ class SequenceState:
     traceparent: str = ""  # W3C trace context; empty when the request is not traced
     choice: int = 0  # which output of its request this is
     images: tuple[ImageSpan, ...] = ()  # in the prompt, in order
+    due: Due = WHENEVER  # when its tokens are, as of when this state was taken
     viewer: SequenceId | None = None  # of an image's own sequence: the one that will read its embeddings
 
     def __post_init__(self) -> None:

@@ -28,6 +28,7 @@ from sluice.engine.contract import (
     TokenOut,
 )
 from sluice.engine.handover import Handover
+from sluice.engine.learned_curve import LearnedCurve
 from sluice.engine.request_checks import check_embeddings, check_reads_images, check_tokens, check_unit_hashes
 from sluice.engine.runner import ModelRunner, Sampled
 from sluice.engine.scheduler import Scheduler
@@ -60,6 +61,7 @@ class PagedEngine:
         self.scheduler = Scheduler(geometry=geometry, limits=self._limits)
         self.handover = Handover(scheduler=self.scheduler, geometry=geometry, limits=self._limits)
         self._listener: GroupListener | None = None
+        self._learned = LearnedCurve()
         self._step_s = 0.0
         self._tokens_total = 0
 
@@ -90,7 +92,7 @@ class PagedEngine:
         self._check(state)
         check_reads_images(state, token_bytes=self._runner.facts.image_token_bytes)
         self.handover.check_absent(state.sequence)
-        self.scheduler.add(state, hold=hold)
+        self.scheduler.add(state, hold=hold, now_s=self._clock.now_s())
 
     def provide(self, sequence: SequenceId, digest: bytes, embeddings: EmbeddingRows) -> None:
         live = self.scheduler.waiting_for(sequence, digest)
@@ -132,13 +134,13 @@ class PagedEngine:
         if any(span.end > computed for span in state.images):
             problem = f"are needed from token {computed} on"
             raise InvalidRequestError(field="images", problem=problem, remedy="move it when its prompt is computed")
-        self.handover.attach(state, computed=computed)
+        self.handover.attach(state, computed=computed, now_s=self._clock.now_s())
 
     def cancel_reservation(self, sequence: SequenceId) -> None:
         self.handover.cancel(sequence)
 
     def state_of(self, sequence: SequenceId) -> SequenceState:
-        return self.scheduler.find(sequence).state()
+        return self.scheduler.find(sequence).state(now_s=self._clock.now_s())
 
     def has_work(self) -> bool:
         return self.scheduler.has_work()
@@ -151,7 +153,7 @@ class PagedEngine:
 
     def step(self) -> StepReport:
         started_s = self._clock.now_s()
-        plan = self.scheduler.plan()
+        plan = self.scheduler.plan(self._learned.curve)
         lost = tuple((sequence, "its blocks were needed, and its images are not here") for sequence in plan.lost)
         if not plan.decodes and not plan.prefills:
             return StepReport(preempted=plan.preempted, failed=lost)
@@ -161,6 +163,7 @@ class PagedEngine:
             self.scheduler.note_computed(work)
         report = self._note(plan, sampled)
         seconds = self._clock.now_s() - started_s
+        self._learned.note(shape, seconds)
         if not self.scheduler.has_work():
             self._runner.rest()
         self._step_s += (seconds - self._step_s) * (STEP_SMOOTHING if self._step_s else 1.0)

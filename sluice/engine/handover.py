@@ -65,7 +65,7 @@ class Handover:
         self._reserved[sequence] = Reserved(reservation, tokens, tuple(unit_hashes))
         return reservation
 
-    def attach(self, state: SequenceState, *, computed: int) -> None:
+    def attach(self, state: SequenceState, *, computed: int, now_s: float = 0.0) -> None:
         """The reserved sequence goes on here behind its first `computed` tokens.
 
         Raises IllegalTransitionError without a reservation, InvalidRequestError if `state` is not
@@ -80,7 +80,7 @@ class Handover:
             remedy = "attach the sequence that was reserved"
             raise InvalidRequestError(field="unit_hashes", problem="name another prompt", remedy=remedy)
         self._scheduler.check_new(state)
-        self._scheduler.adopt(state, blocks=list(reserved.reservation.blocks), computed=computed)
+        self._scheduler.adopt(state, blocks=list(reserved.reservation.blocks), computed=computed, now_s=now_s)
         del self._reserved[state.sequence]
 
     def cancel(self, sequence: SequenceId) -> None:

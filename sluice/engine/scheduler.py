@@ -1,21 +1,25 @@
 """Which sequences run in the next step, with how many tokens, on which blocks.
 
 Decides as Sarathi-Serve does (Agrawal et al., OSDI 2024): every decode first, then the rest of
-half-done prefills, then new prompts, in order of arrival, in chunks under one token budget.
+half-done prefills, then new prompts, in chunks under one token budget: what still leaves every
+decode its promised time between tokens (`capacity/step_budget.py`). Whose first token is due first
+goes first, so nobody starves: every sequence becomes the most urgent one in the end.
 Never sees a tensor, a clock or a random number. The caller runs a plan and reports back:
 
     plan() -> StepPlan -> [forward] -> note_computed(work) -> accept(token) or fail() per sample
 
 Blocks for a whole prompt are taken when it is admitted, so a prefill always finishes; a decode
-grows block by block. When blocks run out, the sequence that arrived last is preempted and
+grows block by block. When blocks run out, the sequence that was due last is preempted and
 later recomputed, never one that is HELD or will be: another worker may be reading its blocks.
 Next: `handover.py` for reservations, `block_pool.py` for the blocks, `engine.py` for the caller.
 """
 
 from bisect import insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from sluice.capacity.step_budget import tokens_within
+from sluice.capacity.step_curve import StepCurve
 from sluice.domain.ids import BlockHash, BlockId, SequenceId
 from sluice.domain.kv import KvGeometry
 from sluice.domain.role import FinishReason
@@ -42,7 +46,7 @@ class Scheduler:
         self._block_tokens = geometry.block_tokens
         self.pool = BlockPool(geometry.blocks)
         self._live: dict[SequenceId, LiveSequence] = {}
-        self._waiting: list[LiveSequence] = []  # both lists in order of arrival
+        self._waiting: list[LiveSequence] = []  # both lists in order of their due times
         self._running: list[LiveSequence] = []
         self._in_flight: dict[BlockHash, SequenceId] = {}  # full blocks that running prefills will publish
         self._arrivals = 0
@@ -50,13 +54,13 @@ class Scheduler:
 
     # ---- what the outside asks for
 
-    def add(self, state: SequenceState, *, hold: bool) -> None:
+    def add(self, state: SequenceState, *, hold: bool, now_s: float = 0.0) -> None:
         """Queue a sequence. Raises InvalidRequestError if it can never fit, OverloadedError if the queue is full."""
         self.check_new(state)
         if len(self._waiting) >= self._limits.waiting_sequences_max:
             raise OverloadedError("the engine's waiting queue is full", retry_after_s=RETRY_AFTER_S)
-        sequence = self._accept_sequence(state, hold=hold)
-        insort(self._waiting, sequence, key=_by_arrival)
+        sequence = self._accept_sequence(state, hold=hold, now_s=now_s)
+        insort(self._waiting, sequence, key=_by_due)
 
     def check_absent(self, sequence_id: SequenceId) -> None:
         """Raise InvalidRequestError if `sequence_id` is live."""
@@ -77,7 +81,7 @@ class Scheduler:
                 field="max_tokens", problem=f"{state.output_tokens} are chosen already", remedy=remedy
             )
 
-    def adopt(self, state: SequenceState, *, blocks: list[BlockId], computed: int) -> None:
+    def adopt(self, state: SequenceState, *, blocks: list[BlockId], computed: int, now_s: float = 0.0) -> None:
         """Go on with a sequence whose KV of tokens [0, computed) is in `blocks`, referenced for it.
 
         Takes the blocks that its other tokens lack; raises ReservationRefusedError, and adopts
@@ -86,7 +90,7 @@ class Scheduler:
         missing = max(0, self._geometry.blocks_for(len(state.tokens)) - len(blocks))
         if missing and not self.pool.can_take(missing, beside=[]):
             raise ReservationRefusedError(f"{missing} blocks are missing for the tokens still to be prefilled")
-        sequence = self._accept_sequence(state, hold=False)
+        sequence = self._accept_sequence(state, hold=False, now_s=now_s)
         sequence.has_prompt = True
         sequence.blocks = blocks + self.pool.take(missing)
         sequence.computed = computed
@@ -142,10 +146,10 @@ class Scheduler:
 
     # ---- one step
 
-    def plan(self) -> StepPlan:
-        """Choose the next step's work and take the blocks for it."""
+    def plan(self, curve: StepCurve | None = None) -> StepPlan:
+        """Choose the next step's work and take the blocks for it. `curve` is how long steps take here, once known."""
         decoding, preempted = self._grow_decodes()
-        budget = self._limits.step_tokens_max - len(decoding)
+        budget = self._prompt_tokens(decoding, curve)
         prefills: list[Work] = []
         for sequence in self._running:
             if sequence.phase is Phase.PREFILL and budget > 0:
@@ -187,6 +191,21 @@ class Scheduler:
 
     # ---- how it is done
 
+    def _prompt_tokens(self, decoding: Sequence[LiveSequence], curve: StepCurve | None) -> int:
+        """How much of prompts the next step may compute beside these decodes."""
+        most = self._limits.step_tokens_max - len(decoding)
+        if curve is None or not decoding:
+            return most
+        first = next((sequence.computed for sequence in self._running if sequence.phase is Phase.PREFILL), 0)
+        return tokens_within(
+            curve,
+            min(sequence.accepted.due.tpot_s for sequence in decoding),
+            decodes=len(decoding),
+            context_tokens=sum(sequence.computed for sequence in decoding) + len(decoding),
+            prefix_tokens=first,
+            tokens_max=most,
+        )
+
     def _go_on(self, sequence: LiveSequence) -> None:
         """Decode, once whatever is left of its tokens has been prefilled."""
         if sequence.computed == len(sequence.tokens) - 1:
@@ -194,10 +213,16 @@ class Scheduler:
         else:
             sequence.phase = Phase.PREFILL
             self._take_off(sequence)
-        insort(self._running, sequence, key=_by_arrival)
+        insort(self._running, sequence, key=_by_due)
 
-    def _accept_sequence(self, state: SequenceState, *, hold: bool) -> LiveSequence:
-        sequence = LiveSequence(accepted=state, arrival=self._arrivals, hold=hold, block_tokens=self._block_tokens)
+    def _accept_sequence(self, state: SequenceState, *, hold: bool, now_s: float) -> LiveSequence:
+        sequence = LiveSequence(
+            accepted=state,
+            arrival=self._arrivals,
+            due_s=now_s + state.due.first_in_s,
+            hold=hold,
+            block_tokens=self._block_tokens,
+        )
         self._arrivals += 1
         self._live[state.sequence] = sequence
         return sequence
@@ -230,7 +255,7 @@ class Scheduler:
         return decoding, preempted
 
     def _last_preemptible(self) -> LiveSequence:
-        """The running sequence that arrived last and that no other worker may read; one that can restart, if any."""
+        """The running sequence that was due last and that no other worker may read; one that can restart, if any."""
         mine = [sequence for sequence in reversed(self._running) if not sequence.hold]
         return next((sequence for sequence in mine if sequence.can_restart), mine[0])
 
@@ -244,10 +269,10 @@ class Scheduler:
         self._let_blocks_go(sequence)
         sequence.phase = Phase.WAITING
         sequence.extend_hashes()
-        insort(self._waiting, sequence, key=_by_arrival)
+        insort(self._waiting, sequence, key=_by_due)
 
     def _admit(self) -> Iterator[LiveSequence]:
-        """Waiting sequences that can start, in order of arrival; each has its blocks when it is yielded."""
+        """Waiting sequences that can start, in order of their due times; each has its blocks when it is yielded."""
         passed_over = 0
         for sequence in tuple(self._waiting):
             if len(self._running) >= self._limits.batch_sequences_max or passed_over == PASSED_OVER_MAX:
@@ -259,7 +284,7 @@ class Scheduler:
                 continue
             shared = self._room_for(sequence)
             if shared is None:
-                return  # first come, first served: nobody smaller overtakes
+                return  # whose turn it is waits for its blocks: nobody smaller overtakes
             self._start_prefill(sequence, shared)
             yield sequence
 
@@ -302,7 +327,7 @@ class Scheduler:
         sequence.phase = Phase.PREFILL
         self._take_off(sequence)
         self._waiting.remove(sequence)
-        insort(self._running, sequence, key=_by_arrival)
+        insort(self._running, sequence, key=_by_due)
 
     def _publish(self, sequence: LiveSequence) -> None:
         """Offer blocks that have just become full to the prefix cache."""
@@ -354,12 +379,12 @@ class Scheduler:
 
     @property
     def waiting(self) -> list[LiveSequence]:
-        """Waiting sequences in order of arrival."""
+        """Waiting sequences, the most urgent first."""
         return self._waiting
 
     @property
     def running(self) -> list[LiveSequence]:
-        """Prefilling and decoding sequences in order of arrival."""
+        """Prefilling and decoding sequences, those due first in front."""
         return self._running
 
     def check_integrity(self) -> None:
@@ -369,8 +394,8 @@ class Scheduler:
         assert set(self._in_flight.values()) <= running, "a block is waited for that nobody computes"
 
 
-def _by_arrival(sequence: LiveSequence) -> int:
-    return sequence.arrival
+def _by_due(sequence: LiveSequence) -> tuple[float, int]:
+    return sequence.due_s, sequence.arrival
 
 
 def _take_chunk(sequence: LiveSequence, budget: int, prefills: list[Work]) -> int:

@@ -30,7 +30,8 @@ class LiveSequence:
     """A sequence the engine has accepted. KV exists for tokens [0, computed)."""
 
     accepted: SequenceState
-    arrival: int  # grows with every accepted sequence; decides who goes first
+    arrival: int  # grows with every accepted sequence
+    due_s: float  # when its first token is due, on the engine's clock; decides who goes first, arrival among equals
     hold: bool  # becomes HELD after its first new token
     block_tokens: int
     embeddings: dict[bytes, EmbeddingRows] = field(default_factory=dict)  # of those of its images that are here
@@ -106,6 +107,7 @@ class LiveSequence:
         fresh = extend_chain(parent, self.tokens[known * self.block_tokens : full * self.block_tokens])
         self.block_hashes += hashes_of_blocks(fresh, block_tokens=self.block_tokens)
 
-    def state(self) -> SequenceState:
+    def state(self, *, now_s: float) -> SequenceState:
         """All that another worker needs to carry on."""
-        return replace(self.accepted, tokens=tuple(self.tokens))
+        due = replace(self.accepted.due, first_in_s=self.due_s - now_s)
+        return replace(self.accepted, tokens=tuple(self.tokens), due=due)

@@ -267,7 +267,7 @@ class Flow:
         for effect in effects:
             match effect:
                 case Effect.START:
-                    self._start()
+                    self._start(now_s)
                 case Effect.RETARGET:
                     self._send_target()
                 case Effect.CANCEL:
@@ -285,7 +285,7 @@ class Flow:
                 case _:
                     assert_never(effect)
 
-    def _start(self) -> None:
+    def _start(self, now_s: float) -> None:
         assert self.prefill is not None
         state = state_of(
             self.request.job,
@@ -295,6 +295,7 @@ class Flow:
             router=self.request.router,
             epoch=self.epoch,
             output=self.output,
+            waited_s=now_s - self.record.accepted_s,
             traceparent=self.request.traceparent,
         )
         self.prefill.link.send(orders.start(state, None if self.decode is None else self.decode.target()))

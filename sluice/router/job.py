@@ -91,6 +91,7 @@ def state_of(
     router: RouterId,
     epoch: Epoch,
     output: Sequence[int],
+    waited_s: float,
     traceparent: str,
 ) -> SequenceState:
     """One output of a request as a worker takes it, with what has been chosen of it so far."""
@@ -107,4 +108,5 @@ def state_of(
         traceparent=traceparent,
         choice=choice,
         images=prompt.images,
+        due=job.slo.due(waited_s=waited_s, tokens=len(output)),
     )

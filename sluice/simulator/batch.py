@@ -5,6 +5,8 @@ are counted by residue, those that end are kept in a heap. Decides nothing. Next
 """
 
 import heapq
+import math
+from collections import Counter
 from collections.abc import Iterable
 
 from sluice.simulator.sequence import NO_STEP, SimSequence
@@ -19,6 +21,7 @@ class DecodeBatch:
         self._finishes: list[tuple[int, int, int]] = []  # (step, index, joined): heap; some have left since
         self._crossings = [0] * block_tokens  # sequences that need a block at steps of this residue
         self.context_tokens = 0  # attended over in the next step
+        self._paces: Counter[float] = Counter()  # members by the time between tokens they were promised
         self.fresh: list[SimSequence] = []  # joined since the last step
 
     def __len__(self) -> int:
@@ -32,6 +35,11 @@ class DecodeBatch:
         """All of them, in order of joining."""
         return self._members.values()
 
+    @property
+    def tightest_tpot_s(self) -> float:
+        """The shortest time between tokens promised to any of them; infinite where there are none."""
+        return min(self._paces, default=math.inf)
+
     def join(self, sequence: SimSequence, *, step: int) -> None:
         """Decode from `step` on; all its tokens but the last are computed."""
         assert sequence.output_tokens > sequence.produced
@@ -41,6 +49,7 @@ class DecodeBatch:
         heapq.heappush(self._finishes, (last, sequence.index, step))
         self._crossings[(step - sequence.computed) % self._block_tokens] += 1
         self.context_tokens += sequence.tokens
+        self._paces[sequence.slo.tpot_s] += 1
         self.fresh.append(sequence)
 
     def leave(self, sequence: SimSequence, *, step: int) -> None:
@@ -52,6 +61,9 @@ class DecodeBatch:
         sequence.produced += steps
         sequence.joined_step = NO_STEP
         del self._members[sequence.index]
+        self._paces[sequence.slo.tpot_s] -= 1
+        if not self._paces[sequence.slo.tpot_s]:
+            del self._paces[sequence.slo.tpot_s]
         self.context_tokens -= sequence.tokens
         if steps == 0:
             self.fresh.remove(sequence)

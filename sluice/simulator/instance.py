@@ -1,8 +1,8 @@
 """One simulated instance: which sequences run in a step, on how many blocks, and when steps end.
 
-Decides as `engine/scheduler.py` does (decodes first, then chunks under one token budget, in order
-of arrival; the last to arrive is preempted when blocks run out), and a test holds the two together
-step by step. While the batch stays the same it jumps over many decode steps at once. Never reads a
+Decides as `engine/scheduler.py` does (decodes first, then chunks of the prompts due first, as many tokens as let
+the decodes keep their pace; the last to be due is preempted when blocks run out), and a test holds the two
+together step by step. While the batch stays the same it jumps over many decode steps at once. Never reads a
 clock and never knows other instances; `fleet_run.py` owns it:
 
     enqueue() | attach() -> plan(now_s) -> [until ends_s; cut(now_s) makes it earlier] -> finish_steps() -> plan() ...
@@ -14,6 +14,7 @@ import math
 from collections import deque
 from typing import Final, NamedTuple
 
+from sluice.capacity.step_budget import tokens_within
 from sluice.capacity.step_model import StepShape, chunk_pairs
 from sluice.simulator.batch import DecodeBatch
 from sluice.simulator.block_ledger import BlockLedger
@@ -136,10 +137,13 @@ class Instance:
         preempted = self._make_room() if len(self.batch) else 0
         may_admit = preempted == 0 or len(self.batch) == 0
         self._grown = 0
-        self._decodes = len(self.batch) > 0 and self.spec.step_order is StepOrder.CHUNKED
+        is_alone = self.spec.step_order is StepOrder.PREFILL_FIRST
+        self._decodes = len(self.batch) > 0 and not is_alone
         self._grow(1)  # before anybody is admitted: running sequences come first
-        self._chunks = self.prefills.next_chunks(decodes=len(self.batch), may_admit=may_admit)
-        if self.spec.step_order is StepOrder.PREFILL_FIRST:
+        self._chunks = self.prefills.next_chunks(
+            decodes=len(self.batch), budget=self._prompt_tokens(), may_admit=may_admit
+        )
+        if is_alone:
             self._decodes = len(self.batch) > 0 and not self._chunks
             self._grow(1)
         encode_s = self.images.next_batch_s()
@@ -200,8 +204,25 @@ class Instance:
 
     # ---- how it is done
 
+    def _prompt_tokens(self) -> int:
+        """How much of prompts the next step may compute beside the decodes."""
+        spec, batch = self.spec, self.batch
+        if spec.step_order is StepOrder.PREFILL_FIRST:
+            return spec.step_tokens_max
+        most = spec.step_tokens_max - len(batch)
+        if spec.step_order is StepOrder.CHUNKED or not len(batch):
+            return most
+        return tokens_within(
+            spec.curve,
+            batch.tightest_tpot_s,
+            decodes=len(batch),
+            context_tokens=batch.context_tokens,
+            prefix_tokens=self.prefills.prefix_tokens,
+            tokens_max=most,
+        )
+
     def _make_room(self) -> int:
-        """Preempt the last to arrive until every decode can grow; returns how many."""
+        """Preempt the last to be due until every decode can grow; returns how many."""
         preempted = 0
         while len(self.batch) and self.batch.blocks_needed(step=self.step, steps=1) > self.ledger.available:
             victim = self._last_preemptible()
@@ -351,5 +372,5 @@ class Instance:
         sequence.table.blocks = max(sequence.table.blocks, blocks)
 
 
-def _by_order(sequence: SimSequence) -> int:
+def _by_order(sequence: SimSequence) -> tuple[float, int]:
     return sequence.order

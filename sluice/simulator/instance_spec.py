@@ -15,7 +15,8 @@ from sluice.domain.role import Role
 class StepOrder(Enum):
     """What goes into one step."""
 
-    CHUNKED = "chunked"  # every decode, then prompt chunks under one token budget (Sarathi-Serve, OSDI 2024)
+    PACED = "paced"  # every decode, then chunks of prompts due first while decodes keep their pace (Sluice's workers)
+    CHUNKED = "chunked"  # every decode, then chunks in order of arrival under one budget (Sarathi-Serve, OSDI 2024)
     PREFILL_FIRST = "prefill-first"  # whole prompts alone, decodes wait (vLLM before chunked prefill)
 
 
@@ -41,7 +42,7 @@ class InstanceSpec:
     price_per_h: float = 0.0  # of the whole replica
     idle_w: float = 0.0  # of the whole replica
     peak_w: float = 0.0
-    step_order: StepOrder = StepOrder.CHUNKED
+    step_order: StepOrder = StepOrder.PACED
     is_ahead: bool = False  # a step is decided while the one before it runs, as asynchronous engines do
     jump_steps_max: int = 4096  # decode steps taken at once; lower it where step time is far from linear in context
     encode: EncodeCurve | None = None  # of its vision tower; None: it has none

@@ -54,7 +54,7 @@ class EngineSettings:
     step_tokens_max: int = 2048
     batch_sequences_max: int = 256
     block_tokens: int = 16
-    step_order: StepOrder = StepOrder.CHUNKED
+    step_order: StepOrder = StepOrder.PACED
     is_ahead: bool = False
     vision: VisionShape | None = None  # the model's vision tower, if it has one
     encode_tokens_max: int = 8192  # embeddings of one batch of images

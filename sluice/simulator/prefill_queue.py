@@ -1,6 +1,6 @@
 """Which prompts of one instance are computed next, in which chunks, and who is admitted from the queue.
 
-Decides as `engine/scheduler.py` does: half-done prompts first, then new ones in order of arrival
+Decides as `engine/scheduler.py` does: half-done prompts first, then new ones, those due first in front,
 while blocks last, each with blocks for its whole prompt; one whose next prefix block is just being
 computed by another waits for the hit. Never reads a clock. Next: `instance.py`, which runs the chunks.
 """
@@ -30,7 +30,7 @@ class PrefillQueue:
     def __init__(self, spec: InstanceSpec, ledger: BlockLedger) -> None:
         self._spec = spec
         self._ledger = ledger
-        self.waiting: list[SimSequence] = []  # these three in order of arrival
+        self.waiting: list[SimSequence] = []  # these three in order of their turn
         self.prefilling: list[SimSequence] = []
         self.staged: list[SimSequence] = []  # admitted, from the next step on
         self.started: list[SimSequence] = []  # admitted since the owner last looked, who clears it
@@ -41,24 +41,27 @@ class PrefillQueue:
         self._arrivals = 0
 
     @property
+    def prefix_tokens(self) -> int:
+        """What is computed of the prompt that is being prefilled first."""
+        return next((sequence.computed for sequence in self.prefilling), 0)
+
+    @property
     def running(self) -> int:
         """Sequences being prefilled."""
         return len(self.prefilling) + len(self.staged)
 
     def enqueue(self, sequence: SimSequence, *, cached_tokens: int) -> None:
-        """Wait at the end. `cached_tokens` is what is expected to be hit."""
-        sequence.order = self._arrivals
-        self._arrivals += 1
+        """Wait for its turn. `cached_tokens` is what is expected to be hit."""
+        self._line_up(sequence)
         self._queue(sequence, cached_tokens)
 
     def adopt(self, sequence: SimSequence) -> None:
-        """It has arrived with all its KV, after everyone who is here."""
-        sequence.order = self._arrivals
-        self._arrivals += 1
+        """It has arrived with all its KV."""
+        self._line_up(sequence)
         self.publish(sequence)
 
     def requeue(self, sequence: SimSequence) -> None:
-        """Wait in order of arrival: it was preempted and has let its blocks go."""
+        """Wait where it did: it was preempted and has let its blocks go."""
         self._queue(sequence, 0)
 
     def reserve(self, sequence: SimSequence, *, tokens: int, headroom: int) -> BlockTable | None:
@@ -73,15 +76,14 @@ class PrefillQueue:
         self._ledger.take(missing)
         return BlockTable(blocks=blocks, held_ids=shared, published=len(shared), life=self._ledger.life)
 
-    def next_chunks(self, *, decodes: int, may_admit: bool) -> list[Chunk]:
-        """The prompts' part of the next step, beside `decodes` decodes."""
+    def next_chunks(self, *, decodes: int, budget: int, may_admit: bool) -> list[Chunk]:
+        """The prompts' part of the next step, at most `budget` tokens beside `decodes` decodes."""
         spec = self._spec
         if self.staged:
             for sequence in self.staged:
                 insort(self.prefilling, sequence, key=_by_order)
             self.staged = []
         is_alone = spec.step_order is StepOrder.PREFILL_FIRST
-        budget = spec.step_tokens_max - (0 if is_alone else decodes)
         chunks: list[Chunk] = []
         for sequence in self.prefilling:
             if budget > 0:
@@ -152,6 +154,11 @@ class PrefillQueue:
 
     # ---- how it is done
 
+    def _line_up(self, sequence: SimSequence) -> None:
+        due_s = sequence.deadlines.first_due_s if self._spec.step_order is StepOrder.PACED else 0.0
+        sequence.order = (due_s, self._arrivals)
+        self._arrivals += 1
+
     def _queue(self, sequence: SimSequence, cached_tokens: int) -> None:
         sequence.computed = 0
         sequence.table = BlockTable()
@@ -197,7 +204,7 @@ class PrefillQueue:
             shared = list(usable[: self._ledger.find(usable)])
             missing = self._blocks_for(sequence.tokens) - len(shared) * self._ledger.unit_blocks
             if not self._ledger.can_take(missing + decodes, beside=shared):
-                break  # first come, first served: nobody smaller overtakes
+                break  # whose turn it is waits for its blocks: nobody smaller overtakes
             uncached = sequence.tokens - len(shared) * self._spec.unit_tokens
             if is_alone and admitted and uncached > budget:
                 break  # prompts are computed whole
@@ -242,7 +249,7 @@ class PrefillQueue:
         return -(-tokens // self._spec.block_tokens)
 
 
-def _by_order(sequence: SimSequence) -> int:
+def _by_order(sequence: SimSequence) -> tuple[float, int]:
     return sequence.order
 
 

@@ -46,7 +46,7 @@ class SimSequence:
     tokens: int = 0  # prompt and output so far: the KV it must have before the next token is chosen
     computed: int = 0  # tokens whose KV is where it runs
     produced: int = 0  # output tokens so far
-    order: int = 0  # of arrival where it runs
+    order: tuple[float, int] = (0.0, 0)  # whose turn it is where it runs: when due if that counts, then of arrival
     table: BlockTable = field(default_factory=BlockTable)  # where it runs
     joined_step: int = NO_STEP  # step of its instance from which it decodes; NO_STEP: it does not
     queued_tokens: int = 0  # its share of what its instance has still to prefill

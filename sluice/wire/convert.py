@@ -4,6 +4,7 @@ Decides nothing and performs no I/O. A malformed message raises InvalidRequestEr
 domain types' own checks.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 
 from sluice.domain.block_hash import HASH_BYTES
@@ -14,6 +15,7 @@ from sluice.domain.load import LinkLoad, WorkerInfo, WorkerLoad
 from sluice.domain.role import Lifecycle, Role
 from sluice.domain.sampling import SamplingParams
 from sluice.domain.sequence import SequenceState
+from sluice.domain.slo import Due
 from sluice.domain.step import StepSample, StepTerms
 from sluice.errors import InvalidRequestError
 from sluice.wire.gen import sluice_pb2 as pb
@@ -93,6 +95,8 @@ def state_to_wire(state: SequenceState) -> pb.SequenceState:
             for span in state.images
         ],
         viewer=state.viewer,
+        first_due_in_s=state.due.first_in_s,
+        tpot_s=None if math.isinf(state.due.tpot_s) else state.due.tpot_s,
     )
 
 
@@ -120,7 +124,19 @@ def state_from_wire(message: pb.SequenceState) -> SequenceState:
             for span in message.images
         ),
         viewer=SequenceId(message.viewer) if message.HasField("viewer") else None,
+        due=_due_from_wire(message),
     )
+
+
+def _due_from_wire(message: pb.SequenceState) -> Due:
+    tpot_s = message.tpot_s if message.HasField("tpot_s") else math.inf
+    if not math.isfinite(message.first_due_in_s):
+        remedy = "send the seconds left until the first token is due"
+        raise InvalidRequestError(field="first_due_in_s", problem=f"is {message.first_due_in_s}", remedy=remedy)
+    if not tpot_s > 0.0:
+        remedy = "send the seconds from one token to the next, or leave it out"
+        raise InvalidRequestError(field="tpot_s", problem=f"is {tpot_s}", remedy=remedy)
+    return Due(first_in_s=message.first_due_in_s, tpot_s=tpot_s)
 
 
 def info_to_wire(info: WorkerInfo) -> pb.Register:

@@ -1,12 +1,15 @@
 """Who runs next, on whose blocks: continuous batching, chunks, preemption, prefixes. No tensors."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
+from sluice.capacity.step_curve import StepCurve
 from sluice.domain.ids import SequenceId
 from sluice.domain.kv import KvGeometry
 from sluice.domain.role import FinishReason
+from sluice.domain.slo import Due
 from sluice.engine.contract import EngineLimits
 from sluice.engine.handover import Handover
 from sluice.engine.scheduler import Scheduler
@@ -113,6 +116,39 @@ def test_the_sequence_that_arrived_last_is_preempted_and_starts_again_first() ->
     assert second.blocks == []
     one.add(sequence_state(3, prompt(4, seed=3)), hold=False)
     assert one.waiting[0] is second, "it arrived before the others that wait"
+
+
+def test_whose_first_token_is_due_first_goes_first_and_who_is_due_last_is_preempted() -> None:
+    one = scheduler(blocks=6, batch_sequences_max=3)
+    patient = replace(sequence_state(1, prompt(30, seed=1), max_tokens=60), due=Due(first_in_s=60.0))
+    pressing = replace(sequence_state(2, prompt(30, seed=2), max_tokens=60), due=Due(first_in_s=0.5))
+    one.add(patient, hold=False, now_s=10.0)
+    one.add(pressing, hold=False, now_s=11.0)
+    assert shape(run(one)) == ([], [(2, 0, 30), (1, 0, 18)])
+    one.add(replace(sequence_state(3, prompt(30, seed=3)), due=Due(first_in_s=58.0)), hold=False, now_s=12.5)
+    assert [sequence.sequence for sequence in one.running] == [2, 1], "its turn is before what is due at 70.5 s"
+    while not run(one).preempted:
+        pass
+    assert one.find(SequenceId(1)).phase is Phase.WAITING
+    assert one.find(SequenceId(2)).phase is Phase.DECODE
+
+
+def test_what_is_due_moves_with_the_sequence() -> None:
+    one = scheduler()
+    one.add(replace(sequence_state(1, prompt(9)), due=Due(first_in_s=3.0, tpot_s=0.1)), hold=False, now_s=10.0)
+    assert one.find(SequenceId(1)).state(now_s=14.0).due == Due(first_in_s=-1.0, tpot_s=0.1)
+
+
+def test_chunks_leave_those_who_decode_their_promised_pace() -> None:
+    curve = StepCurve(base_s=0.01, prefill_token_s=1e-4, pair_s=0.0, decode_s=0.0, context_token_s=0.0)
+    for tpot_s, tokens in ((0.02, 100), (0.011, 64), (0.001, 64), (0.05, 399), (1.0, 399)):
+        one = scheduler(step_tokens_max=400)
+        one.add(replace(sequence_state(1, prompt(9)), due=Due(tpot_s=tpot_s)), hold=False)
+        run(one)
+        one.add(sequence_state(2, prompt(450, seed=2)), hold=False)
+        plan = one.plan(curve)
+        assert len(plan.decodes) == 1
+        assert plan.prefill_tokens == tokens
 
 
 def test_a_preempted_sequence_recomputes_only_what_the_cache_lost() -> None:

@@ -1,4 +1,5 @@
-"""A simulated instance and the product's scheduler run the same steps: same chunks, same blocks, same moments.
+"""A simulated instance and the product's scheduler run the same steps: same chunks, same blocks, same moments,
+whatever the sequences were promised.
 
 Up to a preemption: the product then finds what the sequence itself had generated in its cache, the
 simulation computes it again, for traces name prompts only.
@@ -6,6 +7,7 @@ simulation computes it again, for traces name prompts only.
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +16,17 @@ from simulated import CURVE, run, spec, workload
 from sluice.capacity.step_model import StepShape, chunk_pairs
 from sluice.domain.kv import KvGeometry
 from sluice.domain.role import FinishReason
+from sluice.domain.slo import SloClass, Urgency
 from sluice.engine.contract import EngineLimits
 from sluice.engine.scheduler import Scheduler, StepPlan
+from sluice.simulator.run_options import Objective
 from sluice.testing.sequence_states import sequence_state
 
+CLASSES = (
+    SloClass(name="pressing", urgency=Urgency.INTERACTIVE, ttft_s=0.1, tpot_s=0.012),
+    SloClass(name="usual", urgency=Urgency.STANDARD, ttft_s=0.4, tpot_s=0.02),
+    SloClass(name="whenever", urgency=Urgency.BATCH, ttft_s=5.0, tpot_s=1.0),
+)
 BLOCK = 16
 SEEDS_PER_TEST = 20
 Request = tuple[float, int, int]  # arrival_s, prompt tokens, output tokens
@@ -34,11 +43,14 @@ def test_steps_are_the_schedulers(first_seed: int) -> None:
         prompts = make_prompts(requests, rng, groups=0 if is_tight else 3)
         blocks = 70 if is_tight else 1200
         limits = EngineLimits(batch_sequences_max=rng.choice([3, 8, 32]), step_tokens_max=rng.choice([64, 256]))
-        firsts_s, lasts_s, quiet_s = by_scheduler(requests, prompts, blocks, limits)
+        classes = [rng.randrange(len(CLASSES)) for _ in requests]
+        firsts_s, lasts_s, quiet_s = by_scheduler(requests, prompts, classes, blocks, limits)
         kind = spec(
             blocks=blocks, batch_sequences_max=limits.batch_sequences_max, step_tokens_max=limits.step_tokens_max
         )
-        result = run([kind], workload(requests, [] if is_tight else [ids for _, ids in prompts]))
+        trace = workload(requests, [] if is_tight else [ids for _, ids in prompts])
+        trace = replace(trace, slo_class=np.array(classes))
+        result = run([kind], trace, objective=Objective(classes=CLASSES))
         arrival_s = result.workload.arrival_s
         quiet = np.array(firsts_s) < quiet_s
         np.testing.assert_allclose((result.outcome.ttft_s + arrival_s)[quiet], np.array(firsts_s)[quiet], rtol=1e-9)
@@ -65,7 +77,7 @@ def make_prompts(requests: list[Request], rng: random.Random, *, groups: int) ->
 
 
 def by_scheduler(
-    requests: list[Request], prompts: Kept, blocks: int, limits: EngineLimits
+    requests: list[Request], prompts: Kept, classes: list[int], blocks: int, limits: EngineLimits
 ) -> tuple[list[float], list[float], float]:
     """Moments of the first and last token of each request, by the product's scheduler; and of the first preemption."""
     geometry = KvGeometry(
@@ -79,9 +91,11 @@ def by_scheduler(
         if not one.has_work():
             now_s = max(now_s, requests[arrived][0])
         while arrived < len(requests) and requests[arrived][0] <= now_s:
-            one.add(sequence_state(arrived, prompts[arrived][0], max_tokens=1000), hold=False)
+            due = CLASSES[classes[arrived]].due(waited_s=now_s - requests[arrived][0])
+            state = replace(sequence_state(arrived, prompts[arrived][0], max_tokens=1000), due=due)
+            one.add(state, hold=False, now_s=now_s)
             arrived += 1
-        plan = one.plan()
+        plan = one.plan(CURVE)
         if plan.preempted:
             quiet_s = min(quiet_s, now_s)
         now_s += CURVE.step_s(shape_of(plan))

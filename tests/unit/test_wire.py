@@ -1,7 +1,9 @@
 """What crosses the wire arrives as it left."""
 
+import math
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +15,10 @@ from sluice.domain.load import WorkerInfo, WorkerLoad
 from sluice.domain.role import Lifecycle, Role
 from sluice.domain.sampling import SamplingParams
 from sluice.domain.sequence import SequenceState
+from sluice.domain.slo import Due
 from sluice.domain.step import StepSample, StepTerms
+from sluice.errors import InvalidRequestError
+from sluice.testing.sequence_states import sequence_state
 from sluice.wire import convert
 from sluice.wire.gen import sluice_pb2 as pb
 
@@ -33,6 +38,7 @@ SAMPLING = st.builds(
     ignore_eos=st.booleans(),
     top_logprobs=st.none() | st.integers(0, 20),
 )
+DUES = st.builds(Due, first_in_s=st.floats(-1e9, 1e9), tpot_s=st.just(math.inf) | st.floats(0, 1e9, exclude_min=True))
 
 
 @given(SAMPLING, st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=80), st.data())
@@ -50,9 +56,28 @@ def test_a_sequence_state_survives_the_wire(sampling: SamplingParams, tokens: li
         sampling=sampling,
         traceparent="00-aa-bb-01",
         images=(ImageSpan(digest=bytes(range(16)), first=7, rows=2, columns=3, offset=4),),
+        due=data.draw(DUES),
     )
     message = pb.SequenceState.FromString(convert.state_to_wire(state).SerializeToString())
     assert convert.state_from_wire(message) == state
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
+def test_a_pace_that_means_nothing_is_refused(value: float) -> None:
+    message = convert.state_to_wire(sequence_state(1, [5]))
+    message.tpot_s = value
+    with pytest.raises(InvalidRequestError) as caught:
+        convert.state_from_wire(message)
+    assert caught.value.field == "tpot_s"
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_due_time_that_means_nothing_is_refused(value: float) -> None:
+    message = convert.state_to_wire(sequence_state(1, [5]))
+    message.first_due_in_s = value
+    with pytest.raises(InvalidRequestError) as caught:
+        convert.state_from_wire(message)
+    assert caught.value.field == "first_due_in_s"
 
 
 def test_a_worker_survives_the_wire() -> None:
