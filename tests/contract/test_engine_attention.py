@@ -76,6 +76,7 @@ class Case:
             sequence = LiveSequence(
                 accepted=sequence_state(index, [1] * (first + count)),
                 arrival=index,
+                due_s=0.0,
                 hold=False,
                 block_tokens=block_tokens,
             )

@@ -18,7 +18,7 @@ EOS = (2,)
 def live(*, outputs: Sequence[int] = (), prompt: Sequence[int] = (1, 5), **sampling: Any) -> LiveSequence:
     settings = {"max_tokens": 100_000, **sampling}
     state = sequence_state(1, prompt, outputs=outputs, **settings)
-    return LiveSequence(accepted=state, arrival=0, hold=False, block_tokens=16)
+    return LiveSequence(accepted=state, arrival=0, due_s=0.0, hold=False, block_tokens=16)
 
 
 def logits_of(seed: int = 0) -> torch.Tensor:
