@@ -18,7 +18,8 @@ Next: `worth.py`.
 
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Final, NamedTuple
+from heapq import nsmallest
+from typing import Final
 
 import numpy as np
 
@@ -33,6 +34,9 @@ from sluice.policy.worth import Weights, Worth, latency_only, steps_now, weigh
 
 PAIRED: Final = 3
 """Workers of each phase that are weighed against each other."""
+
+SORTED: Final = 64
+"""So many costs are sorted faster than searched."""
 
 EXPLAINED: Final = 3
 HANDOFF_S: Final = 0.005
@@ -57,28 +61,8 @@ _BINDING: Final = {
 }
 
 
-class _Way(NamedTuple):
-    """A pair with its cost; ways sort by it."""
-
-    cost: float
-    prefill: int
-    decode: int
-    link: float  # what the handoff costs, within `cost`
-    off_role: float  # what a worker of another role costs, within `cost`
-
-
-class _Worker(NamedTuple):
-    """What counts of one worker that is weighed, as numbers."""
-
-    prompt: float  # from Worth
-    late: float
-    ahead: float
-    output: float
-    slow: float
-    beside: float
-    cached: float  # tokens of the prompt
-    link_bytes_per_s: float
-    role_bits: int
+_Way = tuple[float, int, int, float, float]
+"""Cost of a pair, its prefill and decode slots; within the cost the handoff, and a worker of another role."""
 
 
 class Joint:
@@ -108,20 +92,19 @@ class Joint:
             counted, latency = latency_only(worth), 1.0
             found = self._without_hotspot(found, cached_tokens)
         pairs = _pairs(ask, found, counted, latency)
-        ways = sorted(self._ways(ask, fleet, counted, pairs, cached, latency))[:EXPLAINED]
+        ways = nsmallest(EXPLAINED, self._ways(ask, fleet, counted, pairs, cached, latency))
         best = ways[0]
         candidates = tuple(_candidate(ask, worth, counted, way, latency) for way in ways)
         refused = _refused(ask, candidates, missed=_missed(worth, best))
         if refused:
             return refused
-        self._residents.placed(
-            ask.slo, prefill=best.prefill, decode=best.decode, prompt_s=worth.work_s.item(best.prefill)
-        )
-        self._hotspots.chose(best.prefill, cached_tokens)
-        matched = int(cached.item(best.prefill))
+        _, prefill, decode, _, _ = best
+        self._residents.placed(ask.slo, prefill=prefill, decode=decode, prompt_s=worth.work_s.item(prefill))
+        self._hotspots.chose(prefill, cached_tokens)
+        matched = int(cached.item(prefill))
         return Placed(
-            prefill=best.prefill,
-            decode=best.decode,
+            prefill=prefill,
+            decode=decode,
             cached_tokens=matched,
             reason=_reason(fleet, candidates[0], cached_tokens=matched, weighed=len(pairs)),
             binding=_binding(candidates),
@@ -164,33 +147,40 @@ class Joint:
         off_role_token = latency * HANDOFF_S / (slo.tpot_s * max(1, self._split_tokens_min))
         wait_cost = latency / slo.tpot_s + slo.miss_cost / (slo.ttft_s + ask.output_tokens_expected * slo.tpot_s)
         workers = _workers({slot for pair in pairs for slot in pair}, fleet, worth, cached)
-        kv_token_bytes, tokens = fleet.kv_token_bytes, ask.prompt_tokens
+        kv_token_bytes, tokens, seed = fleet.kv_token_bytes, ask.prompt_tokens, ask.seed % 101 * 7
         for prefill, decode in pairs:
-            source, target = workers[prefill], workers[decode]
+            prompt, late, ahead, _, _, source_beside, source_cached, source_link, role_bits = workers[prefill]
+            _, _, _, output, slow, beside, target_cached, target_link, _ = workers[decode]
             link = 0.0
             if prefill != decode:
                 if fleet.severed and not fleet.can_send(prefill, decode):
                     continue
                 # The second token waits for what of the prompt's KV the decode worker lacks.
-                speed = min(source.link_bytes_per_s, target.link_bytes_per_s)
-                moved = (tokens - target.cached) * kv_token_bytes
+                speed = min(target_link, source_link)
+                moved = (tokens - target_cached) * kv_token_bytes
                 link = wait_cost * (HANDOFF_S + (moved / speed if speed > 0.0 else 0.0))
             # Misses of one request count once: what is late anyway cannot be missed again by being slow.
-            cost = source.prompt + target.output - source.late * min(target.slow / slo.miss_cost, 1.0) + link
+            cost = prompt + output - late * min(slow / slo.miss_cost, 1.0) + link
             # A prompt slows those that decode beside it, so its worker's sequences count as well.
-            cost += latency * source.ahead * max(source.beside, target.beside)
-            off_role = 0.0 if source.role_bits & PREFILL_BIT else off_role_token * (tokens - source.cached)
+            cost += latency * ahead * (max(beside, source_beside))
+            off_role = 0.0 if role_bits & PREFILL_BIT else off_role_token * (tokens - source_cached)
             # A sliver by seed, so that equals are not always the first.
-            sliver = (prefill * 31 + decode * 17 + ask.seed % 101 * 7) % 101 * SPREAD
-            yield _Way(cost + off_role + sliver, prefill, decode, link, off_role)
+            sliver = (prefill * 31 + decode * 17 + seed) % 101 * SPREAD
+            yield cost + off_role + sliver, prefill, decode, link, off_role
 
 
-def _workers(chosen: AbstractSet[int], fleet: FleetTable, worth: Worth, cached: FloatColumn) -> dict[int, _Worker]:
-    """By slot."""
-    slots = list(chosen)
-    columns = (worth.prompt, worth.late, worth.ahead, worth.output, worth.slow, worth.beside, cached)
-    numbers = [column.take(slots).tolist() for column in (*columns, fleet.link_bytes_per_s, fleet.role_bits)]
-    return dict(zip(slots, map(_Worker._make, zip(*numbers, strict=True)), strict=True))
+def _workers(
+    chosen: AbstractSet[int], fleet: FleetTable, worth: Worth, cached: FloatColumn
+) -> dict[int, tuple[float, float, float, float, float, float, float, float, int]]:
+    """What counts of each that is weighed, by slot: from Worth `prompt`, `late`, `ahead`, `output`, `slow`, `beside`;
+    tokens of the prompt that are cached, speed of the link, bits of the role."""
+    prompt, late, ahead, output = worth.prompt.item, worth.late.item, worth.ahead.item, worth.output.item
+    slow, beside, cached_at = worth.slow.item, worth.beside.item, cached.item
+    link, role = fleet.link_bytes_per_s.item, fleet.role_bits.item
+    return {
+        at: (prompt(at), late(at), ahead(at), output(at), slow(at), beside(at), cached_at(at), link(at), role(at))
+        for at in chosen
+    }
 
 
 def _are_alike(fleet: FleetTable, found: Fit) -> bool:
@@ -205,8 +195,9 @@ def _are_alike(fleet: FleetTable, found: Fit) -> bool:
 
 def _missed(worth: Worth, way: _Way) -> float:
     """The misses this way is expected to cost: its own and of those it slows."""
-    late, slow = worth.late.item(way.prefill), worth.slow.item(way.decode)
-    return late + slow + worth.prompt_harm.item(way.prefill) + worth.output_harm.item(way.decode)
+    _, prefill, decode, _, _ = way
+    late, slow = worth.late.item(prefill), worth.slow.item(decode)
+    return late + slow + worth.prompt_harm.item(prefill) + worth.output_harm.item(decode)
 
 
 def _refused(ask: Ask, candidates: Sequence[Candidate], *, missed: float) -> Unplaced | None:
@@ -279,8 +270,10 @@ def _mean(column: FloatColumn, slots: IntColumn) -> float:
 def _best(slots: IntColumn, costs: FloatColumn) -> list[int]:
     """The `PAIRED` cheapest, the cheapest first; `costs` are of all rows."""
     of_slots = costs.take(slots)
+    if len(slots) <= SORTED:
+        return [slots.item(at) for at in of_slots.argsort()[:PAIRED]]
     best = []
-    for _ in range(min(PAIRED, len(slots))):  # faster than partitioning a thousand
+    for _ in range(PAIRED):  # faster than partitioning a thousand
         at = of_slots.argmin()
         best.append(slots.item(at))
         of_slots[at] = np.inf

@@ -6,7 +6,6 @@ forgotten. Shares are estimates: other routers place too. Decides nothing, reads
 """
 
 import math
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -74,38 +73,37 @@ class Residents:
         shares: FloatColumn = self._prompt_s[:rows] * (1.0 / WINDOW_S)
         return shares
 
-    def missed(
-        self, slo: SloClass, steps_s: Matrix, *, steepness: FloatColumn, sequences: FloatColumn
-    ) -> Sequence[FloatColumn]:
-        """What it costs that some of the `sequences` at each worker miss their TPOT, if its steps take this long.
+    def harm(self, slo: SloClass, pressing: Matrix, *, steepness: FloatColumn, sequences: FloatColumn) -> Matrix:
+        """What it costs the `sequences` at each worker that steps take as long as a later line of `pressing` says
+        instead of the first, one line less; one of `slo` comes.
 
-        One column for every line of `steps_s`, [lines, rows]; one of `slo` comes. A miss is less likely the less
-        certain a prediction, by `steepness`.
+        `pressing` is steepness by seconds: a miss is less likely the less certain a prediction, by `steepness`.
         """
-        return tuple(self._missed(self._line(slo), steps_s, steepness, sequences))
+        newcomer = self._line(slo)
+        lately, each = self._shares(sequences)
+        harm: Matrix | None = None
+        for line, (tpot_s, miss_cost) in enumerate(self._lines):
+            chance = np.tanh(steepness - pressing * tpot_s)
+            there = lately[line] + UNKNOWN if line == newcomer else lately[line]
+            more = (chance[1:] - chance[0]) * (there * each * (0.5 * miss_cost))
+            harm = more if harm is None else harm + more
+        assert harm is not None, "some class is known"
+        return harm
 
     def expected(self, step_s: FloatColumn, *, steepness: FloatColumn, sequences: FloatColumn) -> FloatColumn:
-        """The same as things are, by worker; who was not placed from here is not counted."""
-        if not self._lines:
-            return np.zeros(len(step_s))
-        return self._missed(None, step_s, steepness, sequences)
+        """The misses as things are, by worker; who was not placed from here is not counted."""
+        missed = np.zeros(len(step_s))
+        lately, each = self._shares(sequences)
+        for line, (tpot_s, miss_cost) in enumerate(self._lines):
+            chance = np.tanh((1.0 - tpot_s / (step_s + TINY_S)) * steepness) + 1.0
+            missed += chance * lately[line] * each * (0.5 * miss_cost)
+        return missed
 
-    def _missed(
-        self, newcomer: int | None, steps_s: Matrix, steepness: FloatColumn, sequences: FloatColumn
-    ) -> npt.NDArray[np.float64]:
+    def _shares(self, sequences: FloatColumn) -> tuple[Matrix, FloatColumn]:
+        """What was placed lately, [classes, rows]; and how many of those who are there stand for one of these."""
         lately = self._outputs[:, : len(sequences)]
         total = lately.sum(axis=0) if len(lately) > 1 else lately[0]
-        each = sequences / (total + UNKNOWN)
-        inverse_s = 1.0 / (steps_s + TINY_S)
-        costs: Matrix | None = None
-        for line, (tpot_s, miss_cost) in enumerate(self._lines):
-            chance = np.tanh((1.0 - tpot_s * inverse_s) * steepness)
-            chance += 1.0
-            there = lately[line] + UNKNOWN if line == newcomer else lately[line]
-            chance *= there * each * (0.5 * miss_cost)
-            costs = chance if costs is None else costs + chance
-        assert costs is not None, "some class is known"
-        return costs
+        return lately, sequences / (total + UNKNOWN)
 
     def _line(self, slo: SloClass) -> int:
         key = (slo.tpot_s, slo.miss_cost)

@@ -14,7 +14,7 @@ import numpy as np
 
 from sluice.policy.fleet_table import FleetTable, FloatColumn, IntColumn
 from sluice.policy.policy import Ask
-from sluice.policy.residents import TINY_S, Residents
+from sluice.policy.residents import TINY_S, Matrix, Residents
 
 ERROR_MIN: Final = 0.03
 """Added to what the fit says: arrivals are not in it."""
@@ -43,7 +43,6 @@ class Weights:
     latency: float = 0.03  # of the prompts before it, in TTFTs, times the sequences beside it, in TPOTs
     price: float = 0.01  # of the objective's time at the fleet's highest price
     memory: float = 1.0  # of filling the last tenth of a KV pool
-    stall: float = 0.002  # of one chunk longer than two TPOTs, for each sequence that waits for it
 
 
 class Worth(NamedTuple):
@@ -79,36 +78,34 @@ def weigh(ask: Ask, fleet: FleetTable, cached: FloatColumn, residents: Residents
         queued_pairs, base_s, prefill_token_s, pair_s, decode_s, context_token_s, error, _, price,
     ) = fleet.floats[:, :rows]  # fmt: skip
     sequences = running + waiting
-    decoding = running * (context > 0.0)
     without_s = base_s + context_token_s * context
-    step_now_s = without_s + decode_s * decoding
-    room = np.maximum(step_tokens - decoding, 1.0)
+    room = np.maximum(step_tokens - running, 1.0)
     tokens = ask.prompt_tokens - cached
-    token_s = prefill_token_s + pair_s * (0.5 * (cached + (ask.prompt_tokens + 1.0)))
+    token_s = prefill_token_s + pair_s * (0.5 * cached + 0.5 * (ask.prompt_tokens + 1.0))
     before_it = queued_tokens + tokens
-    prompt_s, chunks = tokens * token_s, np.ceil(tokens / room)
-    ttft_s = queued_tokens * prefill_token_s + queued_pairs * pair_s + prompt_s + np.ceil(before_it / room) * step_now_s
-    work_s = prompt_s + chunks * base_s
+    prompt_s = tokens * token_s
+    work_s = prompt_s + np.ceil(tokens / room) * base_s
+    steps_before = np.ceil(before_it / room) * (without_s + decode_s * running)
 
-    # The output: one more sequence in every step.
+    # The output: one more sequence in every step. Lines: steps as they are, with the prompt's part, with the sequence.
     own_step_s = decode_s + context_token_s * (ask.prompt_tokens + 0.5 * output)
     stretch = 1.0 / (1.0 - np.minimum(residents.prompt_share(rows), SHARE_MAX))
-    as_is_s = (without_s + decode_s * sequences) * stretch
-    tpot_s = as_is_s + own_step_s * stretch
-    longest_s = step_now_s + np.minimum(tokens, room) * prefill_token_s
-    steps_s = np.array([as_is_s, tpot_s, as_is_s + work_s * (1.0 / output), 0.5 * longest_s])
+    times_s = np.empty((4, rows))
+    as_is_s, stalled_s, tpot_s, ttft_s = times_s
+    np.multiply(without_s + decode_s * sequences, stretch, as_is_s)
+    np.add(as_is_s, work_s * (1.0 / output), stalled_s)
+    np.add(as_is_s, own_step_s * stretch, tpot_s)
+    np.add(queued_tokens * prefill_token_s + queued_pairs * pair_s + prompt_s, steps_before, ttft_s)
     steepness = HALF_LOGISTIC / (error + ERROR_MIN)
-    as_is, slowed, stalled, is_long = residents.missed(slo, steps_s, steepness=steepness, sequences=sequences)
-    late = _chance(ttft_s, slo.ttft_s - ask.waited_s, steepness) * slo.miss_cost
-    slow = _chance(tpot_s, slo.tpot_s, steepness) * slo.miss_cost
+    pressing = steepness / (times_s + TINY_S)
+    prompt_harm, output_harm = residents.harm(slo, pressing[:3], steepness=steepness, sequences=sequences)
+    slow, late = _chances(pressing[2:], (slo.tpot_s, slo.ttft_s - ask.waited_s), steepness) * slo.miss_cost
     over = np.maximum(sequences + (1.0 - batch_max), 0.0) / batch_max  # batches that wait to be let in
     slow += over * tpot_s * (slo.miss_cost * output / slo.ttft_s)
-    prompt_harm = stalled - as_is + chunks * is_long * weights.stall
-    output_harm = slowed - as_is
     memory = _crowding(free_blocks - (ask.prompt_tokens + output) / block_tokens, blocks) * weights.memory
-    per_second = price * (weights.price / (max(1e-12, price.max()) * slo.ttft_s))
+    per_second = price * (weights.price / (max(1e-12, np.maximum.reduce(price)) * slo.ttft_s))
     prompt_price = per_second * work_s
-    output_price = per_second * (own_step_s + base_s / batch_max) * output
+    output_price = per_second * own_step_s * output
     return Worth(
         prompt=late + prompt_harm + prompt_price,
         output=slow + output_harm + memory + output_price,
@@ -165,10 +162,13 @@ def steps_now(fleet: FleetTable) -> Steps:
     )
 
 
-def _chance(predicted_s: FloatColumn, limit_s: float, steepness: FloatColumn) -> FloatColumn:
-    """How likely a duration of this prediction exceeds its limit; a limit that has passed already is missed."""
-    chance: FloatColumn = np.tanh((1.0 - limit_s / (predicted_s + TINY_S)) * steepness) * 0.5 + 0.5
-    return chance
+def _chances(pressing: Matrix, limits_s: tuple[float, float], steepness: FloatColumn) -> Matrix:
+    """How likely each line of predictions exceeds its limit, given their `steepness` by the second of them.
+
+    A limit that has passed already is missed.
+    """
+    chances: Matrix = np.tanh(steepness - np.array(limits_s)[:, np.newaxis] * pressing) * 0.5 + 0.5
+    return chances
 
 
 def _crowding(left_blocks: FloatColumn, blocks: FloatColumn | IntColumn) -> FloatColumn:

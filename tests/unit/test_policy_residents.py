@@ -11,7 +11,7 @@ from sluice.domain.role import Role
 from sluice.domain.slo import SloClass, Urgency
 from sluice.policy.joint import Joint
 from sluice.policy.policy import Ask, Placed, Unplaced
-from sluice.policy.residents import CLASSES_MAX, WINDOW_S, Residents
+from sluice.policy.residents import CLASSES_MAX, WINDOW_S, Matrix, Residents
 
 M = Role.MIXED
 TIGHT = SloClass(name="tight", urgency=Urgency.INTERACTIVE, ttft_s=0.5, tpot_s=0.02)
@@ -54,6 +54,14 @@ def test_whoever_is_there_unseen_counts_as_of_the_newcomers_class() -> None:
     assert Joint().place(ASK, crowd, {}, now_s=0.0).candidates[0].terms["harm"] < 1e-3  # type: ignore[union-attr]
 
 
+def harm(residents: Residents, slo: SloClass, *, workers: int = 1) -> Matrix:
+    """To ten sequences at each worker, when steps take 0.1 s that took a hundredth of that."""
+    steepness = np.full(workers, 5.0)
+    pressing = steepness / np.array([[0.001], [0.1]])
+    (cost,) = residents.harm(slo, pressing, steepness=steepness, sequences=np.full(workers, 10.0))
+    return cost
+
+
 def test_what_was_placed_long_ago_says_nothing_any_more() -> None:
     residents = Residents()
     residents.fade(rows=1, now_s=0.0)
@@ -63,10 +71,8 @@ def test_what_was_placed_long_ago_says_nothing_any_more() -> None:
     assert residents.prompt_share(1)[0] == pytest.approx(5.0 / WINDOW_S * 0.0498, rel=0.01)
     residents.fade(rows=1, now_s=40 * WINDOW_S)
     # Steps of 0.1 s: too slow for the tight class, which was there, and not for the loose one, which comes.
-    (missed,) = residents.missed(LOOSE, np.array([[0.1]]), steepness=np.array([5.0]), sequences=np.array([10.0]))
-    assert missed[0] == pytest.approx(0.0, abs=1e-3)
-    (missed,) = residents.missed(TIGHT, np.array([[0.1]]), steepness=np.array([5.0]), sequences=np.array([10.0]))
-    assert missed[0] == pytest.approx(10.0, rel=1e-2)
+    assert harm(residents, LOOSE)[0] == pytest.approx(0.0, abs=1e-3)
+    assert harm(residents, TIGHT)[0] == pytest.approx(10.0, rel=1e-2)
 
 
 def test_more_classes_than_are_told_apart_do_no_harm() -> None:
@@ -74,8 +80,7 @@ def test_more_classes_than_are_told_apart_do_no_harm() -> None:
     residents.fade(rows=2, now_s=0.0)
     for number in range(CLASSES_MAX + 3):
         residents.placed(replace(LOOSE, tpot_s=1.0 + number), prefill=0, decode=1, prompt_s=0.1)
-    (missed,) = residents.missed(TIGHT, np.full((1, 2), 0.1), steepness=np.full(2, 5.0), sequences=np.full(2, 10.0))
-    assert missed[1] == pytest.approx(0.0, abs=1e-3)
+    assert harm(residents, TIGHT, workers=2)[1] == pytest.approx(0.0, abs=1e-3)
 
 
 def test_a_class_that_allows_it_is_refused_when_it_would_spoil_more_than_it_is_worth() -> None:
