@@ -11,20 +11,20 @@ Never sees a tensor, a clock or a random number. The caller runs a plan and repo
 Blocks for a whole prompt are taken when it is admitted, so a prefill always finishes; a decode
 grows block by block. When blocks run out, the sequence that was due last is preempted and
 later recomputed, never one that is HELD or will be: another worker may be reading its blocks.
-Next: `handover.py` for reservations, `block_pool.py` for the blocks, `engine.py` for the caller.
+Next: `chunks.py` for how much of prompts, `handover.py` for reservations, `block_pool.py` for the blocks, `engine.py` for the caller.
 """
 
 from bisect import insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Final
 
-from sluice.capacity.step_budget import tokens_within
 from sluice.capacity.step_curve import StepCurve
 from sluice.domain.ids import BlockHash, BlockId, SequenceId
 from sluice.domain.kv import KvGeometry
 from sluice.domain.role import FinishReason
 from sluice.domain.sequence import SequenceState
 from sluice.engine.block_pool import BlockPool
+from sluice.engine.chunks import prompt_tokens, take_chunk
 from sluice.engine.contract import EngineLimits
 from sluice.engine.sequence import LiveSequence, Phase
 from sluice.engine.step_plan import StepPlan, Work
@@ -149,14 +149,14 @@ class Scheduler:
     def plan(self, curve: StepCurve | None = None) -> StepPlan:
         """Choose the next step's work and take the blocks for it. `curve` is how long steps take here, once known."""
         decoding, preempted = self._grow_decodes()
-        budget = self._prompt_tokens(decoding, curve)
+        budget = prompt_tokens(self._running, decoding, curve, tokens_max=self._limits.step_tokens_max - len(decoding))
         prefills: list[Work] = []
         for sequence in self._running:
             if sequence.phase is Phase.PREFILL and budget > 0:
-                budget -= _take_chunk(sequence, budget, prefills)
+                budget -= take_chunk(sequence, budget, prefills)
         if preempted == 0 and budget > 0:
             for sequence in self._admit():
-                budget -= _take_chunk(sequence, budget, prefills)
+                budget -= take_chunk(sequence, budget, prefills)
                 if budget <= 0:
                     break
         decodes = tuple(Work(sequence, sequence.computed, sequence.computed + 1) for sequence in decoding)
@@ -190,21 +190,6 @@ class Scheduler:
         return private
 
     # ---- how it is done
-
-    def _prompt_tokens(self, decoding: Sequence[LiveSequence], curve: StepCurve | None) -> int:
-        """How much of prompts the next step may compute beside these decodes."""
-        most = self._limits.step_tokens_max - len(decoding)
-        if curve is None or not decoding:
-            return most
-        first = next((sequence.computed for sequence in self._running if sequence.phase is Phase.PREFILL), 0)
-        return tokens_within(
-            curve,
-            min(sequence.accepted.due.tpot_s for sequence in decoding),
-            decodes=len(decoding),
-            context_tokens=sum(sequence.computed for sequence in decoding) + len(decoding),
-            prefix_tokens=first,
-            tokens_max=most,
-        )
 
     def _go_on(self, sequence: LiveSequence) -> None:
         """Decode, once whatever is left of its tokens has been prefilled."""
@@ -396,11 +381,3 @@ class Scheduler:
 
 def _by_due(sequence: LiveSequence) -> tuple[float, int]:
     return sequence.due_s, sequence.arrival
-
-
-def _take_chunk(sequence: LiveSequence, budget: int, prefills: list[Work]) -> int:
-    """Give `sequence` as many tokens as it needs, its images and the budget allow; returns how many."""
-    end = min(sequence.computable_end(sequence.computed), sequence.computed + budget)
-    if end > sequence.computed:
-        prefills.append(Work(sequence, sequence.computed, end))
-    return end - sequence.computed

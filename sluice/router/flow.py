@@ -1,9 +1,8 @@
 """One sequence's journey: queued, placed, prefilled, handed off, decoded, finished; and every detour.
 
-The legal moves are `journey.py`'s table; this file carries out their effects: it tells workers,
-grants epochs, orders tokens, makes text of them. It never awaits: events come from the
-dispatcher, text leaves through the request's outbox. Law L3: one epoch is current, and a new
-one is granted before anyone else continues the sequence.
+The legal moves are `journey.py`'s table; this file carries out their effects: it tells workers, grants epochs, orders
+tokens, makes text of them. It never awaits: events come from the dispatcher, text leaves through the request's outbox.
+Law L3: one epoch is current, and a new one is granted before anyone else continues the sequence.
 Next: `dispatcher.py`, who owns all flows.
 """
 
