@@ -52,8 +52,9 @@ def build_engine(config: WorkerConfig) -> BuiltEngine:
     runner = EmulatedRunner(facts, geometry, region.view, rule=rule, pace=pace)
     limits = limits_from(config, sequence_tokens_max=facts.sequence_tokens_max)
     link_bytes_per_s = gpu.link_bytes_per_s * told.tensor_parallel
+    curve = fit_model(model)
     return BuiltEngine(
-        engine=PagedEngine(runner, geometry=geometry, limits=limits, clock=pace),
+        engine=PagedEngine(runner, geometry=geometry, limits=limits, clock=pace, curve=curve),
         facts=facts,
         region=region,
         memory=kv_memory,
@@ -63,7 +64,7 @@ def build_engine(config: WorkerConfig) -> BuiltEngine:
             price_per_h=gpu.price_per_h * told.tensor_parallel,
             link_bytes_per_s=link_bytes_per_s,
             kv_token_bytes=shape.kv_token_bytes,
-            curve=fit_model(model),
+            curve=curve,
         ),
         link=LinkModel(bytes_per_s=link_bytes_per_s, byte_scale=shape.kv_token_bytes / geometry.token_bytes),
     )

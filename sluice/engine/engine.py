@@ -8,6 +8,7 @@ One thread calls it; it never blocks on I/O.
 from collections.abc import Sequence
 from dataclasses import replace
 
+from sluice.capacity.step_curve import StepCurve
 from sluice.clock import Clock, SystemClock
 from sluice.domain.ids import BlockHash, SequenceId
 from sluice.domain.kv import KvGeometry
@@ -44,9 +45,16 @@ class PagedEngine:
     """One batch on one paged KV pool. Satisfies `contract.Engine`."""
 
     def __init__(
-        self, runner: ModelRunner, *, geometry: KvGeometry, limits: EngineLimits, clock: Clock | None = None
+        self,
+        runner: ModelRunner,
+        *,
+        geometry: KvGeometry,
+        limits: EngineLimits,
+        clock: Clock | None = None,
+        curve: StepCurve | None = None,
     ) -> None:
-        """`limits.sequence_tokens_max` is lowered to what the model and the pool can hold.
+        """`limits.sequence_tokens_max` is lowered to what the model and the pool can hold; `curve` says how long steps
+        take, where that is known before any has run.
 
         Raises ConfigError for limits that contradict each other.
         """
@@ -61,7 +69,7 @@ class PagedEngine:
         self.scheduler = Scheduler(geometry=geometry, limits=self._limits)
         self.handover = Handover(scheduler=self.scheduler, geometry=geometry, limits=self._limits)
         self._listener: GroupListener | None = None
-        self._learned = LearnedCurve()
+        self._learned = LearnedCurve(curve)
         self._step_s = 0.0
         self._tokens_total = 0
 

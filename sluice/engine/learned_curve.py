@@ -1,6 +1,6 @@
 """How long this engine's steps take, learned from the steps themselves: one in a few is looked at.
 
-Until enough of both kinds were seen nothing is claimed. Decides nothing, reads no clock.
+Until enough of both kinds were seen nothing is claimed, unless somebody knew. Decides nothing, reads no clock.
 Next: `capacity/curve_tracker.py`, which fits; `scheduler.py`, which asks.
 """
 
@@ -24,11 +24,12 @@ STEPS_MIN: Final = 16
 class LearnedCurve:
     """The curve of one engine. One owner."""
 
-    def __init__(self) -> None:
-        self._tracker = CurveTracker(PRIOR)
+    def __init__(self, known: StepCurve | None) -> None:
+        """`known` before any step has run: what a profile or a datasheet says."""
+        self._tracker = CurveTracker(known or PRIOR)
         self._prompts = 0
         self._steps = 0
-        self.curve: StepCurve | None = None  # None: not known yet
+        self.curve = known  # None: not known yet
 
     def note(self, shape: StepShape, seconds: float) -> None:
         """A step of this shape took `seconds`."""

@@ -11,7 +11,7 @@ Never sees a tensor, a clock or a random number. The caller runs a plan and repo
 Blocks for a whole prompt are taken when it is admitted, so a prefill always finishes; a decode
 grows block by block. When blocks run out, the sequence that was due last is preempted and
 later recomputed, never one that is HELD or will be: another worker may be reading its blocks.
-Next: `chunks.py` for how much of prompts, `handover.py` for reservations, `block_pool.py` for the blocks, `engine.py` for the caller.
+Next: `chunks.py` for how much of prompts, `handover.py` for reservations, `block_pool.py`, `engine.py` for the caller.
 """
 
 from bisect import insort

@@ -56,9 +56,14 @@ def test_without_a_promise_the_budget_is_whole() -> None:
     assert tokens_within(curve, math.inf, decodes=8, context_tokens=9, prefix_tokens=0, tokens_max=777) == 777
 
 
+def test_what_was_known_before_is_claimed_at_once() -> None:
+    known = StepCurve(base_s=0.01, prefill_token_s=1e-4, pair_s=1e-9, decode_s=1e-4, context_token_s=1e-8)
+    assert LearnedCurve(known).curve == known
+
+
 def test_the_curve_is_claimed_once_both_kinds_of_steps_were_seen_and_is_then_near() -> None:
     truth = StepCurve(base_s=0.004, prefill_token_s=5e-5, pair_s=0.0, decode_s=2e-4, context_token_s=0.0)
-    draw, learned = random.Random(7), LearnedCurve()
+    draw, learned = random.Random(7), LearnedCurve(None)
     for _ in range(600):
         shape = StepShape(decodes=draw.randint(1, 32), context_tokens=1000)
         learned.note(shape, truth.step_s(shape) * draw.uniform(0.9, 1.1))
