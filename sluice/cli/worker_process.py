@@ -108,7 +108,7 @@ class WorkerProcess:
             view=built.region.view,
         )  # fmt: skip
         built.engine.listen(self._handoffs.on_group)
-        self._prober = Prober(around, self._shell.canary)
+        self._prober = Prober(around, self._shell.canary, on_replaced=self._arrivals.on_sender_replaced)
         self._shell.attach_stages(
             handoffs=self._handoffs, migrations=self._migrations, arrivals=self._arrivals, fabric=self._prober
         )

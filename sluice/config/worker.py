@@ -28,6 +28,7 @@ class TransferConfig:
     transports: tuple[Literal["shm", "tcp", "nixl"], ...] = ()  # in order of preference; (): by device
     lease_s: float = 30.0
     copy_rounds_max: int = 8  # of a migration, while the sequence runs; 0: freeze it, then copy all
+    copy_share: float = 0.05  # of its time that a migration works; drains never rest; 1: no rest
     floor_gb_per_s: float = 0.005  # a link that a probe finds slower is not used; set what your fabric should do
     probe_mib: int = 4  # moved by one measurement of a link
     probe_every_s: float = 30.0  # how often each link is probed

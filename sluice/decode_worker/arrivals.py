@@ -8,6 +8,7 @@ Lives on the event loop. Next: `proof.py`.
 
 import asyncio
 import logging
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar, assert_never
@@ -38,6 +39,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 Key = tuple[BootId, int]  # the sender's incarnation and its transfer number
 REAP_EVERY_S: Final = 0.5
+SILENT_AFTER_S: Final = 5.0  # after a process has been replaced, when nothing it sent can still be on its way
 SENDER_SAYS_DONE: Final = frozenset({ReceiverEvent.COMMITTED, ReceiverEvent.PARKED, ReceiverEvent.SENDER_STOPPED})
 REMEMBERED_MAX: Final = 16_384  # senders' geometries, and transfers that have ended
 
@@ -89,6 +91,7 @@ class ArrivalTable:
         self._being_held: dict[SequenceId, tuple[Key, asyncio.Event]] = {}
         self._senders: OrderedDict[BootId, KvGeometry] = OrderedDict()
         self._ended: OrderedDict[Key, bool] = OrderedDict()  # and whether they were attached
+        self._replaced_s: OrderedDict[BootId, float] = OrderedDict()  # senders whose successors have joined, and when
 
     @property
     def leases(self) -> int:
@@ -113,6 +116,10 @@ class ArrivalTable:
             log.warning("%s cannot send KV here: %s", hello.worker, verdict)
             return
         remember(self._senders, BootId(hello.boot), value=geometry)
+
+    def on_sender_replaced(self, boot: BootId) -> None:
+        """This incarnation of a sender has ended. It cannot say any more that its writes have stopped; time does."""
+        remember(self._replaced_s, boot, value=self._now_s())
 
     # ---------------------------------------------------------------- what the router's grants mean
 
@@ -229,7 +236,8 @@ class ArrivalTable:
             for arrival in list(self._arrivals.values()):
                 if arrival.protocol.state is not ReceiverState.QUARANTINED:
                     continue
-                if self._mover.revoke(arrival.grant):
+                is_silent = self._now_s() - self._replaced_s.get(arrival.key[0], math.inf) > SILENT_AFTER_S
+                if self._mover.revoke(arrival.grant) or is_silent:
                     await self._feed(arrival, ReceiverEvent.WRITES_STOPPED)
                 elif self._is_over_bound():
                     await self._feed(arrival, ReceiverEvent.BOUND_REACHED)

@@ -8,7 +8,7 @@ import logging
 
 from sluice.decode_worker.moving import Moving
 from sluice.domain.ids import Epoch, SequenceId
-from sluice.errors import SluiceError
+from sluice.errors import ConfigError, SluiceError
 from sluice.wire.gen import sluice_pb2 as pb
 from sluice.worker.outbound import Outbound, Surroundings
 
@@ -19,6 +19,9 @@ class MigrationTable:
     """Implements `worker.stages.Migrations`."""
 
     def __init__(self, around: Surroundings) -> None:
+        """Raises ConfigError for a share of time that is none."""
+        if not 0.0 < around.settings.copy_share <= 1.0:
+            raise ConfigError(f"transfer.copy_share: is {around.settings.copy_share}; use above 0, and 1 at most")
         self._around = around
         self._moving: dict[SequenceId, Moving] = {}
         self._tasks: set[asyncio.Task[None]] = set()

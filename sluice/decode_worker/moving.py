@@ -6,6 +6,7 @@ is decided by `precopy.py`. Next: `migrations.py`, which owns these.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import assert_never
@@ -13,7 +14,9 @@ from typing import assert_never
 import grpc
 
 from sluice.decode_worker import precopy
-from sluice.domain.block_hash import extend_chain
+from sluice.domain.block_hash import HASH_UNIT_TOKENS, extend_chain
+from sluice.domain.ids import BlockHash
+from sluice.domain.role import Lifecycle
 from sluice.domain.sequence import SequenceState
 from sluice.engine.contract import Engine, KvExtent
 from sluice.errors import IllegalTransitionError, ReservationRefusedError, SluiceError
@@ -46,6 +49,7 @@ class Moving:
         self._computed = 0
         self._room_tokens = 0
         self._rounds = 0
+        self._rests_s = 0.0  # how much longer copying may rest
         self._is_over = False
         self._is_denied = False
         self._is_unstarted = False  # it waits, or waits again: no KV of it exists
@@ -129,8 +133,7 @@ class Moving:
             sequence=self.sequence,
             epoch=self.epoch,
             tokens=self._room_tokens,
-            # Not over the last token: its KV does not exist, so it must not be found cached.
-            unit_hashes=tuple(extend_chain(self._state.root, self._state.tokens[:-1])),
+            unit_hashes=_hashes_of_computed(self._state),
             root=self._state.root,
         )
         try:
@@ -140,6 +143,7 @@ class Moving:
         except (SluiceError, grpc.RpcError) as error:
             return self._because(explain(error), SourceEvent.RESERVE_LOST)
         self._progress.start_over(cached_tokens=self.outbound.cached_tokens)
+        self._rests_s = precopy.PACED_TOKENS * self._around.shell.load().step_s
         return SourceEvent.OVER if self._is_over else SourceEvent.RESERVE_GRANTED
 
     async def _copy(self) -> SourceEvent:
@@ -157,11 +161,10 @@ class Moving:
                 return self._because(why, SourceEvent.PREEMPTED)
             if is_frozen:
                 return SourceEvent.OVER if self._is_over else SourceEvent.LITTLE_LEFT
-            self._progress.wrote_all(end=self._extent.computed)
-            copied = self._extent.computed - self._extent.computed % self._around.geometry.block_tokens
-            problem = await self._push_until_done()
+            problem = await self._push_round(copied)
             if problem is not None:
                 return problem
+            copied = self._extent.computed - self._extent.computed % self._around.geometry.block_tokens
 
     async def _push_rest(self) -> SourceEvent:
         """Push what came since the last round; the sequence stands still."""
@@ -225,6 +228,37 @@ class Moving:
         self._state = shell.owned(state)
         return True
 
+    async def _push_round(self, copied: int) -> SourceEvent | None:
+        """Push the full blocks that are written and not `copied`; in the first round piece by piece, with rests.
+
+        Returns what went wrong, if anything.
+        """
+        computed, now_s = self._extent.computed, self._around.shell.now_s
+        piece_tokens = max(1, precopy.PIECE_BYTES // self._around.geometry.token_bytes)
+        for end in precopy.pieces(first=copied, end=computed, piece_tokens=piece_tokens):
+            self._progress.wrote_all(end=end)
+            began_s = now_s()
+            problem = await self._push_until_done()
+            if problem is not None:
+                return problem
+            worked_s = now_s() - began_s + (precopy.WORK_S if end == computed else 0.0)
+            if self._rounds == 1 and not self._is_urgent:
+                await self._rest(worked_s)
+        return None
+
+    @property
+    def _is_urgent(self) -> bool:
+        """Whether somebody waits for this worker to be empty, or the sequence does not decode yet."""
+        return self._around.shell.standing.lifecycle is Lifecycle.DRAINING or self._state.output_tokens == 0
+
+    async def _rest(self, worked_s: float) -> None:
+        """Leave the cores to the sequences that go on; ends when anything happens."""
+        rest_s = precopy.rest_s(worked_s, share=self._around.settings.copy_share, left_s=self._rests_s)
+        self._rests_s -= rest_s
+        self._changed.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), rest_s)
+
     async def _push_until_done(self) -> SourceEvent | None:
         """Push what can go and wait for it; what went wrong, if anything."""
         while True:
@@ -264,3 +298,10 @@ class Moving:
             tokens=len(self._state.tokens),
         )
         self._around.shell.report(self.sequence, pb.WorkerMessage(migration=report))
+
+
+def _hashes_of_computed(state: SequenceState) -> tuple[BlockHash, ...]:
+    """The hashes of all tokens but the last, whose KV does not exist: it must not be found cached."""
+    known = state.unit_hashes[: (len(state.tokens) - 1) // HASH_UNIT_TOKENS]
+    parent = known[-1] if known else state.root
+    return (*known, *extend_chain(parent, state.tokens[len(known) * HASH_UNIT_TOKENS : -1]))

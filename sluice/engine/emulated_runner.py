@@ -97,6 +97,9 @@ class EmulatedRunner:
     def scrub(self, blocks: list[BlockId]) -> None:
         self._pool[:, blocks] = 0
 
+    def expect(self, tokens: int) -> None:
+        """Nothing to do."""
+
     def rest(self) -> None:
         self._pace.rest()
 

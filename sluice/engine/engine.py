@@ -135,7 +135,9 @@ class PagedEngine:
     def reserve(self, sequence: SequenceId, *, tokens: int, unit_hashes: Sequence[BlockHash]) -> Reservation:
         check_unit_hashes(unit_hashes, tokens=tokens)
         self.scheduler.check_absent(sequence)
-        return self.handover.reserve(sequence, tokens=tokens, unit_hashes=unit_hashes)
+        reservation = self.handover.reserve(sequence, tokens=tokens, unit_hashes=unit_hashes)
+        self._runner.expect(tokens)
+        return reservation
 
     def attach(self, state: SequenceState, *, computed: int) -> None:
         self._check(state)

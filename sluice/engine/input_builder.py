@@ -94,6 +94,11 @@ class InputBuilder:
         ordered = [group[index] for group, placed in zip(groups, placements, strict=True) for index in placed.order]
         return ordered, [placed.kept for placed in placements]
 
+    def expect(self, tokens: int) -> None:
+        """A sequence of so many tokens will decode here soon."""
+        if self._keeper is not None:
+            self._keeper.expect(tokens)
+
     def forget_kept(self) -> None:
         """Drop copies of keys that may hold NaN."""
         if self._keeper is not None:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from sluice.domain.kv import K_AND_V, KvGeometry
+from sluice.engine.ready_memory import ReadyMemory, Wish
 from sluice.engine.sequence import LiveSequence
 
 KEPT_BYTES_MAX: Final = 1 << 30
@@ -26,6 +27,9 @@ GROWTH_TOKENS: Final = 128
 
 GROWTH_SHARE: Final = 4
 """A copy has room for one more sequence in so many, and for one at least."""
+
+EXPECTED_BYTES_MIN: Final = 1 << 20
+"""Copies smaller than this are not made ready beforehand: touching their pages takes no time."""
 
 
 class Decode(NamedTuple):
@@ -132,6 +136,17 @@ class KeyKeeper:
         self._windows = tuple(windows)
         self._slots: list[_Slot] = []
         self._spare: list[torch.Tensor] = []  # a dropped slot's memory, per layer
+        self._ready = ReadyMemory()
+
+    def expect(self, tokens: int) -> None:
+        """A sequence of so many tokens is on its way: have memory for its copy ready when it comes."""
+        self._take_ready()
+        row = self._row_elements(self._geometry.blocks_for(tokens) * self._geometry.block_tokens)
+        row_bytes = row * self._geometry.dtype_bytes * self._geometry.layers
+        has_spare = bool(self._spare) and self._spare[0].numel() >= row
+        rounded = self._rounded(row, wished=2 * row)
+        if row_bytes >= EXPECTED_BYTES_MIN and not has_spare and rounded is not None:
+            self._ready.make(Wish(layers=self._geometry.layers, elements=rounded, touched=row, dtype=self._dtype))
 
     def arrange(self, groups: Sequence[Sequence[Decode]]) -> list[Placement]:
         """Where the sequences of this step's groups stand; who is in none of them is forgotten."""
@@ -188,7 +203,7 @@ class KeyKeeper:
             return None
         geometry = self._geometry
         capacity = geometry.blocks_for(keys + GROWTH_TOKENS) * geometry.block_tokens
-        row_elements = K_AND_V * geometry.heads * capacity * geometry.head_dim
+        row_elements = self._row_elements(capacity)
         more = max(1, sequences // GROWTH_SHARE)
         storage = self._storage(sequences * row_elements, wished=(sequences + more) * row_elements)
         if storage is None:
@@ -203,16 +218,30 @@ class KeyKeeper:
         New memory costs several times what filling it does: its pages are touched for the first
         time. So sizes are rounded up to powers of two, which makes memory that fits likely.
         """
+        self._take_ready()
         if self._spare and self._spare[0].numel() >= elements:
             storage, self._spare = self._spare, []
             return storage
         self._spare = []
+        rounded = self._rounded(elements, wished=wished)
+        if rounded is None:
+            return None
+        return [torch.empty(rounded, dtype=self._dtype) for _ in range(self._geometry.layers)]
+
+    def _rounded(self, elements: int, *, wished: int) -> int | None:
+        """How much memory to ask for, for every layer; None if there is no room for `elements`."""
         used_bytes = sum(layer.nbytes for slot in self._slots for layer in slot.storage)
         layer_bytes_max = (KEPT_BYTES_MAX - used_bytes) // self._geometry.layers
         rounded = min(1 << (wished - 1).bit_length(), layer_bytes_max // self._geometry.dtype_bytes)
-        if rounded < elements:
-            return None
-        return [torch.empty(rounded, dtype=self._dtype) for _ in range(self._geometry.layers)]
+        return None if rounded < elements else rounded
+
+    def _row_elements(self, capacity: int) -> int:
+        """One sequence's part of a layer's copy that has room for `capacity` tokens."""
+        return K_AND_V * self._geometry.heads * capacity * self._geometry.head_dim
+
+    def _take_ready(self) -> None:
+        if (made := self._ready.take()) is not None:
+            self._put_by(made)
 
     def _put_by(self, storage: list[torch.Tensor]) -> None:
         """Keep the larger one of what is spare."""

@@ -62,6 +62,10 @@ class ModelRunner(Protocol):
         """Zero `blocks`: they may hold what must not be read again."""
         ...
 
+    def expect(self, tokens: int) -> None:
+        """A sequence of so many tokens will come with its KV: get ready for it, without anybody waiting."""
+        ...
+
     def rest(self) -> None:
         """The engine has nothing to do until it is asked for something."""
         ...

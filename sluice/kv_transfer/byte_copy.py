@@ -1,8 +1,8 @@
 """Copies descriptor ranges from one mapped buffer into another: the memcpy of inproc and shm.
 
-Small pieces are copied without letting go of the interpreter lock, large ones with it released:
-getting it back from a busy thread can take a whole switch interval (5 ms), far longer than a
-small copy. Checks nothing: callers have. Next: `shm_transport.py`.
+Small pieces are copied without letting go of the interpreter lock, others with it released: the
+engine's thread goes on meanwhile. Getting it back from a busy thread can take a whole switch interval,
+far longer than a small copy. Checks nothing: callers have. Next: `shm_transport.py`.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ import numpy as np
 
 from sluice.kv_transfer.transport import Descriptors
 
-RELEASING_BYTES_MIN: Final = 128 << 10
+RELEASING_BYTES_MIN: Final = 16 << 10
 
 
 def address_of(view: memoryview) -> int:

@@ -90,7 +90,7 @@ class GrantBoard:
         self._file = _ShmFileView(name, region_bytes=region_bytes)
         self._lock = threading.Lock()
         self._slots: dict[bytes, int] = {}
-        self._free = list(range(SLOTS))
+        self._free = list(reversed(range(SLOTS)))  # low ones first: writers search the table from its start
         self._clock = SystemClock()
         self._is_closed = False
         self.nonce = secrets.token_bytes(NONCE_BYTES)

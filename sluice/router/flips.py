@@ -7,8 +7,9 @@
 To or from encode a worker has to load the other half of the model: it is gone while it does, and what joins under its
 name is another incarnation.
 
-People, operators and policies ask for them. Owns what is under way; never waits: the dispatcher steps
-it with every heartbeat. Evacuation moves the sequences. Next: `evacuation.py`.
+People, operators and policies ask for them. Two routers may ask one worker at once: it takes the role it is
+told first, and the flip of whoever was slower has failed. Owns what is under way; never waits: the dispatcher
+steps it with every heartbeat. Evacuation moves the sequences. Next: `evacuation.py`.
 """
 
 import asyncio
@@ -50,12 +51,14 @@ class RoleChange:
     """One worker's flip. `problem` says why it failed."""
 
     member: Member
+    before: Role
     role: Role
     why: str
     stage: Stage
     ends_s: float  # of this stage; 0.0: as long as it takes
     is_across: bool = False  # the other half of the model has to be loaded
     problem: str = ""
+    was_draining: bool = False  # as far as its heartbeats have told
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def end(self, stage: Stage, problem: str = "") -> None:
@@ -88,7 +91,7 @@ class Flips:
         if old is not None:
             old.end(Stage.FAILED, "it is gone")
         if member.info.role is role:
-            same = RoleChange(member, role, why, Stage.DONE, 0.0)
+            same = RoleChange(member, role, role, why, Stage.DONE, 0.0)
             same.end(Stage.DONE)
             return same
         if role is Role.ENCODE and member.info.image_boot is None:
@@ -96,7 +99,7 @@ class Flips:
             raise InvalidRequestError(field="role", problem=problem, remedy="name another role")
         _log.info("worker %s: %s to %s, %s", member.name, member.info.role.value, role.value, why)
         is_across = Role.ENCODE in {member.info.role, role}
-        flip = RoleChange(member, role, why, Stage.EMPTYING, 0.0, is_across=is_across)
+        flip = RoleChange(member, member.info.role, role, why, Stage.EMPTYING, 0.0, is_across=is_across)
         self._under_way[member.info.worker] = flip
         if not is_across and _keeps_its_work(member.info.role, role):
             self._turn(flip, now_s=now_s)
@@ -123,11 +126,14 @@ class Flips:
         is_late = 0.0 < flip.ends_s <= now_s
         present = self._fleet.find(member.info.worker)
         if present is not member:
-            if flip.is_across and flip.stage is Stage.TURNING:
-                _await_return(flip, present, is_late=is_late)
-            else:
-                flip.end(Stage.FAILED, "it is gone")
+            _await_return(flip, present, is_late=is_late)
             return
+        if problem := _overruled(flip):
+            if flip.stage is Stage.EMPTYING:  # our drain may have come after the other's order: nobody else ends it
+                member.link.send(pb.RouterMessage(drain=pb.Drain(resume=True)))
+            flip.end(Stage.FAILED, problem)
+            return
+        flip.was_draining |= member.load.lifecycle is Lifecycle.DRAINING
         match flip.stage:
             case Stage.EMPTYING:
                 if member.load.lifecycle is Lifecycle.DRAINED:
@@ -148,14 +154,27 @@ class Flips:
 
     def _turn(self, flip: RoleChange, *, now_s: float) -> None:
         flip.stage, flip.ends_s = Stage.TURNING, now_s + _turn_s(flip)
-        flip.member.link.send(pb.RouterMessage(set_role=pb.SetRole(role=flip.role.value)))
+        order = pb.SetRole(role=flip.role.value, from_role=flip.before.value)
+        flip.member.link.send(pb.RouterMessage(set_role=order))
         if not flip.is_across:
             flip.member.link.send(pb.RouterMessage(drain=pb.Drain(resume=True)))
 
 
+def _overruled(flip: RoleChange) -> str:
+    """What somebody else has done with the worker meanwhile, if anything."""
+    member = flip.member
+    if member.info.role not in {flip.before, flip.role}:
+        return f"another router has made it {member.info.role.value}"
+    if flip.stage is Stage.EMPTYING and flip.was_draining and member.load.lifecycle is Lifecycle.READY:
+        return "somebody else let it admit work again; it keeps its role"
+    return ""
+
+
 def _await_return(flip: RoleChange, present: Member | None, *, is_late: bool) -> None:
-    """It has taken itself apart; `present` is what has joined under its name since."""
-    if present is not None and present.info.role is not flip.role:
+    """It is gone, perhaps to take itself apart; `present` is what has joined under its name since."""
+    if not (flip.is_across and flip.stage is Stage.TURNING):
+        flip.end(Stage.FAILED, "it is gone")
+    elif present is not None and present.info.role is not flip.role:
         flip.end(Stage.FAILED, f"it came back as {present.info.role.value}")
     elif present is not None and present.is_ready:
         flip.end(Stage.DONE)

@@ -9,7 +9,7 @@ by `kv_transfer/pairs.py`. Never touches requests. Next: `canary.py`.
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -29,6 +29,7 @@ from sluice.worker.canary import PROMPT_TOKENS, Canary
 from sluice.worker.live import Hearer
 from sluice.worker.outbound import Outbound, Surroundings, Wanted
 from sluice.worker.push_progress import PushProgress
+from sluice.worker.successions import Successions
 from sluice.worker.written import WRITTEN
 
 log = logging.getLogger(__name__)
@@ -46,9 +47,14 @@ LOOK_S_MAX: Final = 5.0
 class Prober:
     """Keeps this worker's links probed. Implements `worker.stages.Fabric`."""
 
-    def __init__(self, around: Surroundings, canary: Canary) -> None:
+    def __init__(
+        self, around: Surroundings, canary: Canary, *, on_replaced: Callable[[BootId], None] = lambda _: None
+    ) -> None:
+        """`on_replaced` hears of incarnations of other workers that have ended: newer ones have joined."""
         self._around = around
         self._canary = canary
+        self._successions: Successions[Hearer] = Successions()
+        self._on_replaced = on_replaced
         self._pairs = PairTable(probe_every_s=around.settings.probe_every_s)
         self._told: dict[Hearer, dict[BootId, pb.PeerRow]] = {}
         self._targets: dict[BootId, pb.DecodeTarget] = {}
@@ -63,10 +69,14 @@ class Prober:
     def follow(self, link: Hearer, peers: pb.Peers) -> None:
         self._is_told = True
         self._told[link] = {BootId(row.target.boot): row for row in peers.peers}
+        named = {WorkerId(row.target.worker): BootId(row.target.boot) for row in peers.peers}
+        for boot in self._successions.hear(link, named):
+            self._on_replaced(boot)
         self._follow_all()
 
     def forget(self, link: Hearer) -> None:
         is_known = self._told.pop(link, None) is not None
+        self._successions.forget(link)
         if is_known and self._told:  # the last router's word stays: somebody will come back
             self._follow_all()
 

@@ -157,7 +157,7 @@ class Shell:
 
     def _on_standing(self, message: pb.RouterMessage) -> None:
         if message.HasField("set_role"):
-            self.standing.set_role(Role(message.set_role.role))
+            self.standing.set_role(Role(message.set_role.role), instead_of=Role(message.set_role.from_role))
         elif message.drain.resume:
             self.standing.resume()
         else:

@@ -60,9 +60,14 @@ class Standing:
         """The process ends."""
         self._life.on(Event.STOP)
 
-    def set_role(self, role: Role) -> None:
-        """Take another role; routers send other work from now on."""
-        self.info = replace(self.info, role=role)
+    def set_role(self, role: Role, *, instead_of: Role) -> None:
+        """Take another role; routers send other work from now on.
+
+        Whoever asks names the role it has seen. If that is not the present one, somebody else was faster, and
+        nothing changes. Routers hear of the present role either way.
+        """
+        if self.info.role is instead_of:
+            self.info = replace(self.info, role=role)
         self._on_change()
 
     def drain(self, *, deadline_s: float) -> None:

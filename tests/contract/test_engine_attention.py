@@ -3,12 +3,14 @@
 import random
 from types import SimpleNamespace
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sluice.domain.ids import BlockId
 from sluice.domain.kv import KvGeometry
+from sluice.engine import kept_keys
 from sluice.engine.attention import paged_attention
 from sluice.engine.input_builder import InputBuilder
 from sluice.engine.kept_keys import Decode, KeyKeeper
@@ -277,3 +279,18 @@ def test_a_copy_is_dropped_when_a_window_stops_or_begins_to_hide_keys() -> None:
     assert shorter.kept.fresh == ((0, 1),)
     only_windows = KeyKeeper(geometry=case.geometry, dtype=torch.float32, windows=(16,))
     assert only_windows.arrange([[Decode(one, 40)]])[0].kept is None
+
+
+def test_a_sequence_that_was_expected_finds_memory_that_has_been_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_keys, "EXPECTED_BYTES_MIN", 0)
+    case = Case(0, [(20, 1), (30, 1)], 2, 1, 16)
+    one = case.works[0].sequence
+    keeper = KeyKeeper(geometry=case.geometry, dtype=torch.float32, windows=(None,))
+    keeper.expect(400)
+    thread = keeper._ready._thread
+    assert thread is not None
+    thread.join()
+    (ready,) = keeper._ready._made[:1]
+    (placed,) = keeper.arrange([[Decode(one, 200)]])
+    assert placed.kept is not None
+    assert placed.kept.layers[0].data_ptr() == ready.data_ptr()

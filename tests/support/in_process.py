@@ -48,6 +48,7 @@ class WorkerPlan:
     kv_memory_mib: int = 4
     step_tokens_max: int = 128
     lease_s: float = 30.0
+    copy_share: float = 1.0  # migrations as fast as they go: more of them in a short answer
 
 
 @dataclass
@@ -209,6 +210,7 @@ def start_worker(
         transfer=TransferConfig(
             checksums="always",
             lease_s=plan.lease_s,
+            copy_share=plan.copy_share,
             transports=tuple(name for name in plan.transports if name != "inproc"),  # type: ignore[arg-type]
         ),
     )

@@ -6,6 +6,8 @@ import random
 import pytest
 from in_process import Platform, StartPlatform, WorkerPlan
 
+from sluice.decode_worker import precopy
+
 OUTPUT_TOKENS = 200
 
 
@@ -48,6 +50,33 @@ async def test_tokens_are_the_same_however_often_a_request_moves(start_platform:
         (row,) = platform.records()
         assert row.migrations >= 2
         assert {move.how for move in row.moves} == {"migrated"}
+
+
+async def test_a_move_that_rests_between_pieces_moves_the_same_tokens_and_a_drain_does_not_wait_for_it(
+    start_platform: StartPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pieces of a block, each followed by the longest rest: only the drain lets the copy come to its end."""
+    monkeypatch.setattr(precopy, "PIECE_BYTES", 1)
+    monkeypatch.setattr(precopy, "PACED_TOKENS", 1_000_000)
+    prompt = prompt_of(150)
+    async with start_platform([WorkerPlan(name="alone")]) as alone:
+        expected, _ = await stream(alone, prompt, max_tokens=600)
+    plans = [WorkerPlan(name=f"w{i}", transports=("tcp",), copy_share=1e-9) for i in range(2)]
+    async with start_platform(plans) as platform:
+        asked = asyncio.create_task(stream(platform, prompt, max_tokens=600))
+        while not any(row.output_tokens > 3 for row in platform.records()):
+            await asyncio.sleep(0.01)
+        (flow,) = platform.router.dispatcher._flows.values()
+        owner, target = flow.owner, platform.router.dispatcher.targets.elsewhere_for(flow)
+        assert owner is not None
+        assert target is not None
+        flow.move(target, why="test", now_s=platform.now_s())
+        events = [event async for event in platform.drain(owner.name, deadline_s=120.0)]
+        assert events[-1].lifecycle == "drained"
+        assert [o.outcome for event in events for o in event.outcomes] == ["migrated"]
+        text, _ = await asked
+        assert text == expected
+        await platform.wait_quiet()
 
 
 async def test_many_requests_move_at_once_with_half_their_prompts_computed(start_platform: StartPlatform) -> None:

@@ -211,3 +211,23 @@ async def test_a_flip_of_a_worker_that_leaves_has_failed(desk: Desk) -> None:
     desk.dispatcher.lose(member, "test")
     desk.dispatcher.tick()
     assert flip.problem == "it is gone"
+
+
+async def test_the_slower_of_two_routers_finds_that_the_worker_has_become_something_else(desk: Desk) -> None:
+    member = desk.join("one", Role.PREFILL)
+    flip = desk.dispatcher.flips.begin(member, Role.DECODE, deadline_s=5.0, why="test", now_s=desk.clock.now_s())
+    desk.beat(member, Lifecycle.DRAINING)
+    desk.beat(member, role=Role.MIXED)
+    assert flip.problem == "another router has made it mixed"
+    drain, resume = desk.told(member)
+    assert (drain.drain.resume, resume.drain.resume) == (False, True), "nobody else ends our drain"
+
+
+async def test_a_flip_fails_when_somebody_else_ends_its_drain(desk: Desk) -> None:
+    member = desk.join("one", Role.PREFILL)
+    flip = desk.dispatcher.flips.begin(member, Role.DECODE, deadline_s=0.0, why="test", now_s=desk.clock.now_s())
+    desk.beat(member)
+    assert not flip.over.is_set(), "the order may still be on its way"
+    desk.beat(member, Lifecycle.DRAINING)
+    desk.beat(member)
+    assert "somebody else let it admit work again" in flip.problem

@@ -101,6 +101,9 @@ class VisionRunner(Generic[P]):
     def scrub(self, blocks: list[BlockId]) -> None:
         self._memory.scrub(blocks)
 
+    def expect(self, tokens: int) -> None:
+        """Nothing to do."""
+
     def rest(self) -> None:
         """Nothing to do."""
 

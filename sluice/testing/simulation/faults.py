@@ -79,7 +79,7 @@ def flip(world: World, rng: random.Random) -> None:
     if worker.process.is_alive and worker.plan.role is not Role.ENCODE:
         role = rng.choice(FLIPPED)
         world.log(f"{worker.boot} becomes {role.value}")
-        worker.shell.standing.set_role(role)
+        worker.shell.standing.set_role(role, instead_of=worker.shell.info.role)
 
 
 FAULTS: Final[tuple[Fault, ...]] = (crash_worker, crash_router, pause, cut, reset, drain, flip)

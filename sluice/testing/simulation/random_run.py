@@ -32,6 +32,7 @@ PICTURES: Final = 9
 
 RESTLESS_SHARE: Final = 0.4  # of the seeds: their policy moves and flips at random
 
+PACED_SHARE: Final = 0.25  # of the seeds: migrations rest between pieces, as they do in production
 TOPOLOGIES: Final = (
     (Role.PREFILL, Role.DECODE),
     (Role.MIXED, Role.MIXED),
@@ -60,8 +61,9 @@ def setting_of(seed: int, *, sees: bool = False) -> Setting:
     sky = weather.draw(rng)
     checksums: Literal["always", "off"] = "always" if rng.random() < 0.5 else "off"
     batch, budget = rng.choice([2, 4, 8]), rng.choice([24, 64])
+    copy_share = 0.05 if random.Random(f"pace {seed}").random() > 1.0 - PACED_SHARE else 1.0
     plans = tuple(
-        _plan(index, role, rng, batch=batch, budget=budget, checksums=checksums)
+        _plan(index, role, rng, batch=batch, budget=budget, checksums=checksums, copy_share=copy_share)
         for index, role in enumerate(rng.choice(TOPOLOGIES))
     )
     if sees:
@@ -95,7 +97,14 @@ def _policy(rng: random.Random, seed: int) -> Callable[[], Policy]:
 
 
 def _plan(
-    index: int, role: Role, rng: random.Random, *, batch: int, budget: int, checksums: Literal["always", "off"]
+    index: int,
+    role: Role,
+    rng: random.Random,
+    *,
+    batch: int,
+    budget: int,
+    checksums: Literal["always", "off"],
+    copy_share: float,
 ) -> WorkerPlan:
     blocks, block_tokens = rng.choice([12, 20, 40]), rng.choice([16, 16, 32])
     longest = min(TOKENS_MAX, blocks * block_tokens)
@@ -105,7 +114,7 @@ def _plan(
         blocks=blocks,
         block_tokens=block_tokens,
         limits=EngineLimits(batch_sequences_max=batch, step_tokens_max=budget, sequence_tokens_max=longest),
-        transfer=simulated(lease_s=rng.choice([2.0, 6.0]), checksums=checksums),
+        transfer=simulated(lease_s=rng.choice([2.0, 6.0]), checksums=checksums, copy_share=copy_share),
     )
 
 

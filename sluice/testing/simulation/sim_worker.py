@@ -46,9 +46,11 @@ LOOKS_MAX: Final = 8
 METRICS: Final = WorkerMetrics()  # one for all: nobody reads them here
 
 
-def simulated(*, lease_s: float, checksums: Literal["always", "off"] = "always") -> TransferConfig:
+def simulated(
+    *, lease_s: float, checksums: Literal["always", "off"] = "always", copy_share: float = 1.0
+) -> TransferConfig:
     """Settings for links whose speed is the weather's: probed with as little as can be, and never called slow."""
-    return TransferConfig(lease_s=lease_s, checksums=checksums, floor_gb_per_s=0.0, probe_mib=0)
+    return TransferConfig(lease_s=lease_s, checksums=checksums, copy_share=copy_share, floor_gb_per_s=0.0, probe_mib=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +138,7 @@ class SimWorker:
             view=view,
         )
         self.engine.listen(self.handoffs.on_group)
-        self.prober = Prober(surroundings, self.shell.canary)
+        self.prober = Prober(surroundings, self.shell.canary, on_replaced=self.arrivals.on_sender_replaced)
         self.shell.attach_stages(
             handoffs=self.handoffs, migrations=self.migrations, arrivals=self.arrivals, fabric=self.prober
         )

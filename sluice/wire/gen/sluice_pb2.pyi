@@ -204,7 +204,7 @@ class TokenLogprobs(_message.Message):
     def __init__(self, token: _Optional[int] = ..., logprob: _Optional[float] = ..., top_tokens: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class SequenceState(_message.Message):
-    __slots__ = ("sequence", "request", "router", "epoch", "tokens", "prompt_tokens", "unit_hashes", "root", "sampling", "traceparent", "choice", "logprobs", "images", "viewer", "first_due_in_s", "tpot_s")
+    __slots__ = ("sequence", "request", "router", "epoch", "tokens", "prompt_tokens", "unit_hashes", "root", "sampling", "traceparent", "choice", "images", "viewer", "first_due_in_s", "tpot_s")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     ROUTER_FIELD_NUMBER: _ClassVar[int]
@@ -216,7 +216,6 @@ class SequenceState(_message.Message):
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
-    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     VIEWER_FIELD_NUMBER: _ClassVar[int]
     FIRST_DUE_IN_S_FIELD_NUMBER: _ClassVar[int]
@@ -232,12 +231,11 @@ class SequenceState(_message.Message):
     sampling: SamplingParams
     traceparent: str
     choice: int
-    logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprobs]
     images: _containers.RepeatedCompositeFieldContainer[ImageSpan]
     viewer: int
     first_due_in_s: float
     tpot_s: float
-    def __init__(self, sequence: _Optional[int] = ..., request: _Optional[str] = ..., router: _Optional[str] = ..., epoch: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., unit_hashes: _Optional[bytes] = ..., root: _Optional[bytes] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., traceparent: _Optional[str] = ..., choice: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., images: _Optional[_Iterable[_Union[ImageSpan, _Mapping]]] = ..., viewer: _Optional[int] = ..., first_due_in_s: _Optional[float] = ..., tpot_s: _Optional[float] = ...) -> None: ...
+    def __init__(self, sequence: _Optional[int] = ..., request: _Optional[str] = ..., router: _Optional[str] = ..., epoch: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ..., unit_hashes: _Optional[bytes] = ..., root: _Optional[bytes] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., traceparent: _Optional[str] = ..., choice: _Optional[int] = ..., images: _Optional[_Iterable[_Union[ImageSpan, _Mapping]]] = ..., viewer: _Optional[int] = ..., first_due_in_s: _Optional[float] = ..., tpot_s: _Optional[float] = ...) -> None: ...
 
 class ImageSpan(_message.Message):
     __slots__ = ("digest", "first", "rows", "columns", "offset")
@@ -722,10 +720,12 @@ class Drain(_message.Message):
     def __init__(self, resume: _Optional[bool] = ..., deadline_s: _Optional[float] = ...) -> None: ...
 
 class SetRole(_message.Message):
-    __slots__ = ("role",)
+    __slots__ = ("role", "from_role")
     ROLE_FIELD_NUMBER: _ClassVar[int]
+    FROM_ROLE_FIELD_NUMBER: _ClassVar[int]
     role: str
-    def __init__(self, role: _Optional[str] = ...) -> None: ...
+    from_role: str
+    def __init__(self, role: _Optional[str] = ..., from_role: _Optional[str] = ...) -> None: ...
 
 class Claim(_message.Message):
     __slots__ = ("request",)
