@@ -39,7 +39,7 @@ from sluice.simulator.workload import Workload
 TRACE = Path(os.environ.get("SLUICE_DATA", "../shared/data")) / "servegen" / "multimodal" / "mm-image"
 SHARE = 0.9
 DURATION_S = 45.0  # of arrivals: a shorter replay hides queues that grow
-REQUESTS_MAX = 1300
+REQUESTS_MAX = 2500
 STEP_TOKENS = (512, 1024, 2048)
 IMAGE_TOKENS = (512, 2048)
 CHOOSING_SEED = 1000

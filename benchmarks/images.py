@@ -1,6 +1,6 @@
 """What encode workers give: one picture twice, eight pictures over four of them, and the memory of each process.
 
-Run `python benchmarks/images.py [cached|memory|sharded|cores ...]`. Real processes, random weights, pictures of
+Run `python benchmarks/images.py [cached|memory|sharded|cores|flips ...]`. Real processes, random weights, pictures of
 noise that no request shares with another unless it should.
 
     cached   a request's pictures new, then sent again: time and CPU time of the encode worker for either
@@ -8,6 +8,8 @@ noise that no request shares with another unless it should.
     sharded  TTFT of a request with eight pictures over four encode workers against one, on the same platform in turns
              (three are drained for the one), with towers that take a given time for an image: they sleep for the rest
     cores    the same with towers as fast as the machine's cores are
+    flips    a worker from encode to prefill and back, requests with pictures running: seconds, and what was lost;
+             against a worker that is stopped and another one that is started in its place
 """
 
 import argparse
@@ -21,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +46,7 @@ SIDE: Final = 336
 PIXELS: Final = {"size": {"shortest_edge": 28 * 28, "longest_edge": SIDE * SIDE}}
 TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 ENGINE: Final = EngineConfig(threads=1, kv_memory_mib=128, step_tokens_max=512)
-PARTS: Final = ("cached", "memory", "sharded", "cores")
+PARTS: Final = ("cached", "memory", "sharded", "cores", "flips")
 PACE_MS: Final = 530.0
 """What EPD's table 4 takes for one of eight images without sharding (4.27 s, MiniCPM-V 2.6; arXiv 2501.05460)."""
 
@@ -262,6 +265,55 @@ def sharded(folder: Path, rounds: int, pace_ms: float) -> None:
     print(f"  ratio {ratio:.3f} (median of {rounds} pairs)")
 
 
+def flip(fleet: LocalFleet, worker: str, role: str) -> float:
+    """Seconds until it does other work."""
+    started_s = time.perf_counter()
+    with grpc.insecure_channel(fleet.grpc_address) as channel:
+        rpc.AdminStub(channel).Flip(pb.FlipRequest(worker=worker, role=role, deadline_s=60.0), timeout=300)
+    return time.perf_counter() - started_s
+
+
+def restart(fleet: LocalFleet, worker: str) -> float:
+    """Seconds until a new process does the work of one that was stopped."""
+    started_s = time.perf_counter()
+    fleet.restart(worker)
+    fleet.wait_ready(lambda _: None)
+    return time.perf_counter() - started_s
+
+
+def flips(folder: Path, rounds: int) -> None:
+    """One of two encode workers goes over to prefill and comes back, while requests run."""
+    model = make_model(folder / "flips", tower=384, language=256, depth=4)
+    taken: dict[str, list[float]] = {"encode to prefill": [], "prefill to encode": [], "a new process": []}
+    with platform(model, encode=2, prefill=1, decode=1) as fleet:
+        ask(fleet.grpc_address, [picture(), picture()])
+        stop = threading.Event()
+        outcomes: list[bool] = []
+
+        def client() -> None:
+            while not stop.is_set():
+                try:
+                    outcomes.append(len(ask(fleet.grpc_address, [picture()], tokens=20).tokens) == 20)
+                except grpc.RpcError as error:
+                    print(f"  lost: {error}")
+                    outcomes.append(False)
+
+        threads = [threading.Thread(target=client) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(rounds):
+            taken["encode to prefill"].append(flip(fleet, "encode-1", "prefill"))
+            taken["prefill to encode"].append(flip(fleet, "encode-1", "encode"))
+        taken["a new process"] = [restart(fleet, "encode-1") for _ in range(rounds)]
+        stop.set()
+        for thread in threads:
+            thread.join()
+    lost = outcomes.count(False)
+    print(f"\nroles changed under load: {len(outcomes)} requests, {lost} of them lost; medians of {rounds}")
+    for what, seconds in taken.items():
+        print(f"  {what:18} {statistics.median(seconds):6.2f} s")
+
+
 def main() -> None:
     """Run the named parts, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -280,6 +332,8 @@ def main() -> None:
             sharded(folder, arguments.rounds, arguments.pace_ms)
         if "cores" in parts:
             sharded(folder, arguments.rounds, 0.0)
+        if "flips" in parts:
+            flips(folder, arguments.rounds)
 
 
 if __name__ == "__main__":
