@@ -9,7 +9,7 @@ import openai
 from kube import traffic
 from kube.commands import run
 from kube.site import Site
-from kube.traffic import Traffic
+from kube.traffic import Traffic, record
 
 FIRST_TOKEN_S_MAX = 60.0
 REAL_STREAMS = 24
@@ -96,7 +96,7 @@ async def test_real_kv_survives_the_change_of_every_worker(site: Site) -> None:
         report = await running.finish()
     finally:
         await running.abandon()
-    print(f"\nrolling update of the five-line service, a real model: {report.line()}")
+    record("rolling update of the five-line service, a real model", report)
     assert (report.wrong, report.resumed, report.refusals.total()) == ([], 0, 0)
 
 

@@ -44,6 +44,7 @@ async def test_services_serve_on_through_the_life_of_the_release(site: Site, dem
         await site.apart(with_helm, site, lambda helm: helm.rollback(RELEASE, **waiting))
         assert await site.apart(log_level, site) == "info"
         assert len(await site.apart(with_helm, site, lambda helm: helm.history(RELEASE))) >= 3
+        assert await site.apart(site.refused_calls) == []
         await site.apart(site.uninstall)
         assert not await site.apart(site.api.exists, SETTINGS)
         kept = [one["metadata"]["name"] for one in await site.apart(site.api.items, DEFINITIONS)]

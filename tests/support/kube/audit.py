@@ -6,6 +6,7 @@ Calls of Kubernetes' own parts are left out, and bodies. Never judges: `tests/e2
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 POLICY = {
     "apiVersion": "audit.k8s.io/v1",
@@ -27,6 +28,7 @@ class Noted:
     group: str
     resource: str
     status: int
+    source: str  # the pod's address
 
 
 def write_policy(path: Path) -> None:
@@ -47,9 +49,8 @@ def read_log(path: Path, *, namespace: str) -> set[Noted]:
     return found
 
 
-def _noted(event: dict[str, object]) -> Noted:
+def _noted(event: dict[str, Any]) -> Noted:
     about, status = event["objectRef"], event.get("responseStatus")
-    assert isinstance(about, dict)
     resource = "/".join(about[key] for key in ("resource", "subresource") if key in about)
-    code = int(status.get("code", 0)) if isinstance(status, dict) else 0
-    return Noted(str(event["verb"]), str(about.get("apiGroup", "")), resource, code)
+    code = int((status or {}).get("code", 0))
+    return Noted(str(event["verb"]), str(about.get("apiGroup", "")), resource, code, event["sourceIPs"][0])

@@ -16,6 +16,7 @@ from typing import Any
 import helm_python as helm
 from kube import cluster
 from kube.api import Api, ApiError, Document
+from kube.audit import Noted
 from kube.cluster import Cluster, is_node_ready
 from kube.commands import UnfitError, run
 from kube.places import Places, cache_root
@@ -29,6 +30,7 @@ HELM_WAIT_S = 300
 GPUS_PER_NODE = 4  # room for all workers of the disturbed service, so that a node can be drained
 SERVICES = "/apis/sluice.dev/v1alpha1"
 GPU = "example.com/gpu"  # an extended resource: counted by the scheduler, made of nothing
+FORBIDDEN = 403
 OWNED = (
     "/api/v1/pods",
     "/api/v1/services",
@@ -109,6 +111,16 @@ class Site:
 
     def operator_pods(self) -> list[Document]:
         return self.pods("app.kubernetes.io/name=sluice-operator", namespace=SYSTEM)
+
+    def operator_calls(self) -> list[Noted]:
+        """What the operator that runs now has asked the API server for; nothing is known of a foreign cluster."""
+        addresses = {pod["status"].get("podIP") for pod in self.operator_pods()}
+        calls = self.own.control_plane.calls_of(SYSTEM) if self.own is not None else set()
+        return sorted(call for call in calls if call.source in addresses)
+
+    def refused_calls(self) -> list[Noted]:
+        """Those that it was not allowed."""
+        return [call for call in self.operator_calls() if call.status == FORBIDDEN]
 
     def busiest_node(self, service: str) -> str:
         """The node with the most of a service's workers, and none of the operator's pods if it can be chosen."""
