@@ -23,5 +23,6 @@ def run(arguments: argparse.Namespace) -> int:
     request = pb.FlipRequest(worker=arguments.worker, role=arguments.role, deadline_s=arguments.deadline)
     with admin(arguments.grpc) as stub, console.status(f"moving requests away from {arguments.worker} …"):
         reply = stub.Flip(request)
-    console.print(f"{reply.worker} is a {reply.role} worker now")
+    article = "an" if reply.role == "encode" else "a"
+    console.print(f"{reply.worker} is {article} {reply.role} worker now")
     return 0

@@ -7,6 +7,7 @@ KV memory unmapped last, because a peer may still be writing (law L4).
 
 import asyncio
 import dataclasses
+import gc
 import logging
 import secrets
 import signal
@@ -289,7 +290,8 @@ class _Life:
         while self._built is not None and not stop.is_set():
             self._worker = _make(self.config, self._built, why_never_another=self._why_never)
             role = await self._worker.run(stop)
-            self._worker = self._built = None  # its memory goes before the other half comes
+            self._worker = self._built = None
+            gc.collect()  # its memory goes before the other half comes
             if role is not None:
                 log.info("loading the half of the model that a worker of the role %s needs", role.value)
                 self.config = dataclasses.replace(self.config, role=role.value)

@@ -1,12 +1,15 @@
 """A picture that a request only names is held by its encode worker for as long as somebody needs it."""
 
+import asyncio
 import dataclasses
 import gc
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from sluice.domain.block_hash import extend_chain
+from sluice.domain.block_hash import extend_chain, root_hash
 from sluice.domain.ids import RequestId
 from sluice.domain.image import embedding_root, embedding_tokens
 from sluice.domain.role import Lifecycle
@@ -14,9 +17,12 @@ from sluice.domain.sampling import SamplingParams
 from sluice.errors import InvalidRequestError
 from sluice.router.encode_desk import name_of
 from sluice.router.fleet import Member
+from sluice.router.gallery import Gallery
 from sluice.router.job import Job, Picture
 from sluice.router.keeps import HELD_SHARE
 from sluice.router.output import Delivery
+from sluice.router.picture_reader import PictureFile, PictureReader
+from sluice.router.picture_source import Detail, PictureFormat, RawPicture, RememberedPicture
 from sluice.testing.dispatch_desk import ROOT
 from sluice.testing.image_desk import IMAGE_TOKENS, ImageDesk, digest_of, prompt_of
 from sluice.testing.tiny_tokenizer import make_model_directory
@@ -24,6 +30,15 @@ from sluice.text import tokenizer as tokenizer_file
 from sluice.wire.gen import sluice_pb2 as pb
 
 A = b"picture a"
+
+
+class FilesAsSent:
+    """Reads pictures that are bytes already."""
+
+    async def read(self, sources: Sequence[RawPicture]) -> tuple[PictureFile, ...]:
+        return tuple(
+            PictureFile(field=one.field, detail=Detail.AUTO, format=PictureFormat.PNG, data=one.data) for one in sources
+        )
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +141,24 @@ async def test_a_small_encode_worker_holds_nothing_that_others_would_wait_for(de
     picture = recall(desk, A)
     assert desk.only(encoder, "start") == []
     del picture
+
+
+async def test_a_named_picture_that_another_request_has_at_hand_is_taken_from_there(desk: ImageDesk) -> None:
+    gallery = Gallery(
+        cast("PictureReader", FilesAsSent()), desk.dispatcher.desk, desk.clock, held_bytes_max=1000
+    )  # fmt: skip
+    asking = asyncio.ensure_future(gallery.pictures([RawPicture(field="p[0]", data=b"another")], root=ROOT))
+    await asyncio.sleep(0)
+    encoder = encoder_of(desk)
+    for message in desk.only(encoder, "look"):
+        desk.looked(encoder, message.look)
+    (sent,), _ = await asking
+    named = RememberedPicture(field="p[1]", name=name_of(b"another"))
+    (again,), _ = await gallery.pictures([named], root=ROOT)
+    assert (again.data, again.field, again.layout) == (b"another", "p[1]", sent.layout)
+    stranger = root_hash(model_fingerprint="f", salt="another tenant")
+    with pytest.raises(InvalidRequestError, match="send the bytes of its file"):
+        await gallery.pictures([named], root=stranger)
 
 
 async def test_a_named_picture_that_is_nowhere_any_more_ends_its_request_with_the_remedy(desk: ImageDesk) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sluice.errors import InvalidRequestError
 
@@ -92,4 +92,6 @@ def _refusal(field: str, problem: str, remedy: str) -> InvalidRequestError:
 
 
 def _brief(error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "of no known kind, or cut short"  # its own words name an object in memory
     return (str(error).splitlines() or [""])[0][:100] or type(error).__name__
