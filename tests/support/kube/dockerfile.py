@@ -98,7 +98,9 @@ class Buildah:
         path.write_text(text, encoding="utf-8")
         named = {word for key in SAYS_WHERE for word in settings.get(key, "").split()}
         local = {Path(urlsplit(word).path) for word in named if urlsplit(word).scheme in {"", "file"}}
-        return [f"{path}:{SETTINGS}:ro", *(f"{place}:{place}:ro" for place in sorted(local) if place.exists())]
+        # A local index is a folder `simple` whose pages link to files beside it.
+        places = {place.parent if place.name == "simple" else place for place in local}
+        return [f"{path}:{SETTINGS}:ro", *(f"{place}:{place}:ro" for place in sorted(places) if place.exists())]
 
     def _call(self, *arguments: str, deadline_s: float = BUILD_S_MAX) -> str:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
