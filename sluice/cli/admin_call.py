@@ -3,11 +3,14 @@
 import argparse
 import contextlib
 from collections.abc import Iterator
+from typing import Final
 
 import grpc
 
 from sluice.errors import InvalidRequestError, NoWorkerError, SluiceError
 from sluice.wire.gen import sluice_pb2_grpc as rpc
+
+UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class RefusedError(SluiceError):
@@ -32,9 +35,16 @@ def admin(address: str) -> Iterator[rpc.AdminStub]:
         raise NoWorkerError(f"no router answers at {address} ({details}); give its address with --grpc") from error
 
 
-def check_deadline(deadline_s: float) -> None:
-    """Raise InvalidRequestError unless the deadline is a usable number of seconds."""
-    if not 0 <= deadline_s < float("inf"):
-        raise InvalidRequestError(
-            field="--deadline", problem=f"is {deadline_s:g}", remedy="use seconds from 0 (no limit) up"
-        )
+def deadline_s(words: str) -> float:
+    """The seconds of `60`, `60s`, `1.5m` or `1h`. Raises InvalidRequestError for what is no usable time."""
+    number, unit = words, 1.0
+    if words[-1:] in UNITS_S:
+        number, unit = words[:-1], UNITS_S[words[-1]]
+    try:
+        seconds = float(number) * unit
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        remedy = "use seconds from 0 (no limit) up, as 60, 60s or 2m"
+        raise InvalidRequestError(field="--deadline", problem=f"is {words}", remedy=remedy)
+    return seconds

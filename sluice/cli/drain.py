@@ -4,7 +4,7 @@ import argparse
 
 from rich.console import Console
 
-from sluice.cli.admin_call import add_router_argument, admin, check_deadline
+from sluice.cli.admin_call import add_router_argument, admin, deadline_s
 from sluice.wire.gen import sluice_pb2 as pb
 
 
@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sluice drain`."""
     parser.add_argument("worker", help="its name, as `sluice get workers` shows it")
     parser.add_argument(
-        "--deadline", type=float, default=60.0, metavar="S", help="recompute what is left elsewhere then; 0: wait"
+        "--deadline", default="60s", metavar="TIME", help="recompute what is left elsewhere then; 0: wait"
     )
     parser.add_argument("--resume", action="store_true", help="the opposite: admit work again")
     add_router_argument(parser)
@@ -20,9 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 0 when the worker is drained (safe to stop), or admits again."""
-    check_deadline(arguments.deadline)
+    seconds = deadline_s(arguments.deadline)
     console = Console()
-    request = pb.DrainRequest(worker=arguments.worker, deadline_s=arguments.deadline, resume=arguments.resume)
+    request = pb.DrainRequest(worker=arguments.worker, deadline_s=seconds, resume=arguments.resume)
     counts: dict[str, int] = {}
     lifecycle = ""
     with admin(arguments.grpc) as stub, console.status(f"draining {arguments.worker} …") as status:

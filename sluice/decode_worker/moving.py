@@ -234,15 +234,18 @@ class Moving:
         Returns what went wrong, if anything.
         """
         computed, now_s = self._extent.computed, self._around.shell.now_s
-        piece_tokens = max(1, precopy.PIECE_BYTES // self._around.geometry.token_bytes)
+        token_bytes = self._around.geometry.token_bytes
+        piece_tokens = max(1, precopy.PIECE_BYTES // token_bytes)
         for end in precopy.pieces(first=copied, end=computed, piece_tokens=piece_tokens):
             self._progress.wrote_all(end=end)
             began_s = now_s()
             problem = await self._push_until_done()
             if problem is not None:
                 return problem
-            worked_s = now_s() - began_s + (precopy.WORK_S if end == computed else 0.0)
-            if self._rounds == 1 and not self._is_urgent:
+            worked_s = now_s() - began_s
+            if end == computed:
+                worked_s += precopy.joining_s(computed * token_bytes, is_gathered=self._around.view is not None)
+            if self._rounds == 1:
                 await self._rest(worked_s)
         return None
 
@@ -252,12 +255,14 @@ class Moving:
         return self._around.shell.standing.lifecycle is Lifecycle.DRAINING or self._state.output_tokens == 0
 
     async def _rest(self, worked_s: float) -> None:
-        """Leave the cores to the sequences that go on; ends when anything happens."""
-        rest_s = precopy.rest_s(worked_s, share=self._around.settings.copy_share, left_s=self._rests_s)
-        self._rests_s -= rest_s
-        self._changed.clear()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), rest_s)
+        """Leave the cores to the sequences that go on, if nobody waits for this move; ends when anything happens."""
+        for rest_s in precopy.rests(worked_s, share=self._around.settings.copy_share, left_s=self._rests_s):
+            if self._is_urgent or self._is_over or self.outbound.is_lease_lost:
+                return
+            self._rests_s -= rest_s
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), rest_s)
 
     async def _push_until_done(self) -> SourceEvent | None:
         """Push what can go and wait for it; what went wrong, if anything."""

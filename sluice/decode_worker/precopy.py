@@ -26,6 +26,9 @@ PIECE_BYTES: Final = 8 << 20
 WORK_S: Final = 0.01
 """What a move costs either worker besides copying: calls, plans, the state. Rested for with the last piece."""
 
+GATHERED_BYTES_PER_S: Final = 2.5e9
+"""A CPU's engine gathers the keys of a sequence that joins; on one core of 2026, reading and writing all of them."""
+
 REST_S_MAX: Final = 0.25
 """One rest: a drain that begins meanwhile waits no longer for it."""
 
@@ -64,9 +67,17 @@ def pieces(*, first: int, end: int, piece_tokens: int) -> Iterator[int]:
     yield end
 
 
-def rest_s(worked_s: float, *, share: float, left_s: float) -> float:
-    """How long to rest after `worked_s` of work, so that a move works `share` of its time.
+def joining_s(kv_bytes: int, *, is_gathered: bool) -> float:
+    """What a move costs besides copying, once: for the calls, and where the target must gather the sequence's keys."""
+    return WORK_S + (kv_bytes / GATHERED_BYTES_PER_S if is_gathered else 0.0)
+
+
+def rests(worked_s: float, *, share: float, left_s: float) -> Iterator[float]:
+    """How long to rest after `worked_s` of work, in pieces, so that a move works `share` of its time.
 
     `left_s` is what remains of the time that may be rested in all.
     """
-    return max(0.0, min(worked_s * (1.0 - share) / share, left_s, REST_S_MAX))
+    rest_s = min(worked_s * (1.0 - share) / share, left_s)
+    while rest_s > 0.0:
+        yield min(rest_s, REST_S_MAX)
+        rest_s -= REST_S_MAX

@@ -140,7 +140,7 @@ class KeyKeeper:
 
     def expect(self, tokens: int) -> None:
         """A sequence of so many tokens is on its way: have memory for its copy ready when it comes."""
-        self._take_ready()
+        self._take_ready(needed=0)
         row = self._row_elements(self._geometry.blocks_for(tokens) * self._geometry.block_tokens)
         row_bytes = row * self._geometry.dtype_bytes * self._geometry.layers
         has_spare = bool(self._spare) and self._spare[0].numel() >= row
@@ -218,7 +218,8 @@ class KeyKeeper:
         New memory costs several times what filling it does: its pages are touched for the first
         time. So sizes are rounded up to powers of two, which makes memory that fits likely.
         """
-        self._take_ready()
+        if not self._spare or self._spare[0].numel() < elements:
+            self._take_ready(needed=elements)
         if self._spare and self._spare[0].numel() >= elements:
             storage, self._spare = self._spare, []
             return storage
@@ -239,8 +240,8 @@ class KeyKeeper:
         """One sequence's part of a layer's copy that has room for `capacity` tokens."""
         return K_AND_V * self._geometry.heads * capacity * self._geometry.head_dim
 
-    def _take_ready(self) -> None:
-        if (made := self._ready.take()) is not None:
+    def _take_ready(self, *, needed: int) -> None:
+        if (made := self._ready.take(needed=needed)) is not None:
             self._put_by(made)
 
     def _put_by(self, storage: list[torch.Tensor]) -> None:

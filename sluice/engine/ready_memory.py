@@ -2,14 +2,19 @@
 
 A sequence that comes with its KV is gathered into memory of its own in its first step. Pages that are
 touched for the first time cost several times what filling them does, and the sequence's client would wait
-for that. So they are touched while the sequence's KV is still on its way. One piece of work at a time;
-what is not ready in time is not waited for. Next: `kept_keys.py`.
+for that. So they are touched while the sequence's KV is still on its way, with rests: nobody's company should
+wait for it. One piece of work at a time. Next: `kept_keys.py`.
 """
 
 import threading
+import time
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
+
+REST_FACTOR: Final = 4.0
+"""The thread rests so many times as long as it works, until somebody needs what it makes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,26 +31,39 @@ class Wish:
 class ReadyMemory:
     """At most one wish, under way or fulfilled. For one thread: the engine's."""
 
+    _wish: Wish | None = None
     _made: list[torch.Tensor] = field(default_factory=list)
+    _hurry: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
     def make(self, wish: Wish) -> None:
         """Begin to fulfil a wish, unless one is under way."""
         if self._thread is None:
-            self._made = []
-            self._thread = threading.Thread(target=_touch, args=(wish, self._made), name="memory", daemon=True)
+            self._wish, self._made, self._hurry = wish, [], threading.Event()
+            arguments = (wish, self._made, self._hurry)
+            self._thread = threading.Thread(target=_touch, args=arguments, name="memory", daemon=True)
             self._thread.start()
 
-    def take(self) -> list[torch.Tensor] | None:
-        """What has been made, if it is ready; the caller owns it now."""
-        if self._thread is None or self._thread.is_alive():
+    def take(self, *, needed: int) -> list[torch.Tensor] | None:
+        """What has been made, if it is ready; the caller owns it now.
+
+        Who needs most of it waits for the rest of the work, which is less than doing all of it anew; 0 never waits.
+        """
+        if self._thread is None or self._wish is None:
             return None
-        self._thread, made = None, self._made
-        return made or None
+        if 2 * needed > self._wish.touched:
+            self._hurry.set()
+            self._thread.join()
+        if self._thread.is_alive():
+            return None
+        self._thread = None
+        return self._made
 
 
-def _touch(wish: Wish, made: list[torch.Tensor]) -> None:
+def _touch(wish: Wish, made: list[torch.Tensor], hurry: threading.Event) -> None:
     storage = [torch.empty(wish.elements, dtype=wish.dtype) for _ in range(wish.layers)]
     for layer in storage:
+        started_s = time.perf_counter()
         layer[: wish.touched].zero_()
+        hurry.wait(REST_FACTOR * (time.perf_counter() - started_s))
     made.extend(storage)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sluice.domain.ids import BlockId
 from sluice.domain.kv import KvGeometry
-from sluice.engine import kept_keys
+from sluice.engine import kept_keys, ready_memory
 from sluice.engine.attention import paged_attention
 from sluice.engine.input_builder import InputBuilder
 from sluice.engine.kept_keys import Decode, KeyKeeper
@@ -282,15 +282,17 @@ def test_a_copy_is_dropped_when_a_window_stops_or_begins_to_hide_keys() -> None:
 
 
 def test_a_sequence_that_was_expected_finds_memory_that_has_been_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long its touching would rest: who needs it hurries it."""
     monkeypatch.setattr(kept_keys, "EXPECTED_BYTES_MIN", 0)
+    monkeypatch.setattr(ready_memory, "REST_FACTOR", 1e6)
     case = Case(0, [(20, 1), (30, 1)], 2, 1, 16)
-    one = case.works[0].sequence
+    small, large = (work.sequence for work in case.works)
     keeper = KeyKeeper(geometry=case.geometry, dtype=torch.float32, windows=(None,))
-    keeper.expect(400)
-    thread = keeper._ready._thread
-    assert thread is not None
-    thread.join()
-    (ready,) = keeper._ready._made[:1]
-    (placed,) = keeper.arrange([[Decode(one, 200)]])
+    keeper.expect(4000)
+    (other,) = keeper.arrange([[Decode(small, 20)]])
+    assert other.kept is not None
+    made = keeper._ready._made
+    assert not made, "a small one does not wait for memory that is made for a large one"
+    _, placed = keeper.arrange([[Decode(small, 21)], [Decode(large, 3500)]])
     assert placed.kept is not None
-    assert placed.kept.layers[0].data_ptr() == ready.data_ptr()
+    assert placed.kept.layers[0].data_ptr() == made[0].data_ptr()

@@ -72,7 +72,7 @@ async def test_drain_reports_each_request_and_resume_admits_again(
 ) -> None:
     asked = asyncio.create_task(complete(fleet))
     request, worker = await wait_running(fleet)
-    assert await asyncio.to_thread(sluice, fleet, "drain", worker, "--deadline", "30") == 0
+    assert await asyncio.to_thread(sluice, fleet, "drain", worker, "--deadline", "30s") == 0
     said = capsys.readouterr().out
     assert f"{request}  migrated" in said
     assert "safe to stop" in said

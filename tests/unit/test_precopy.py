@@ -39,13 +39,21 @@ def test_pieces_are_in_order_no_larger_than_asked_and_end_at_the_end(first: int,
 
 
 def test_a_copy_works_its_share_of_the_time() -> None:
-    assert precopy.rest_s(0.01, share=0.05, left_s=10.0) == pytest.approx(0.19)
-    assert precopy.rest_s(0.01, share=1.0, left_s=10.0) == 0.0
+    assert sum(precopy.rests(0.01, share=0.05, left_s=10.0)) == pytest.approx(0.19)
+    assert sum(precopy.rests(0.1, share=0.05, left_s=10.0)) == pytest.approx(1.9)
+    assert list(precopy.rests(0.01, share=1.0, left_s=10.0)) == []
 
 
-@given(worked_s=st.floats(0, 1e6), share=st.floats(1e-9, 1.0), left_s=st.floats(-1, 1e6))
-def test_a_rest_is_never_negative_nor_longer_than_its_limits(worked_s: float, share: float, left_s: float) -> None:
-    assert 0.0 <= precopy.rest_s(worked_s, share=share, left_s=left_s) <= max(0.0, min(left_s, precopy.REST_S_MAX))
+def test_joining_costs_more_where_keys_are_gathered() -> None:
+    assert precopy.joining_s(250_000_000, is_gathered=True) == pytest.approx(precopy.WORK_S + 0.1)
+    assert precopy.joining_s(250_000_000, is_gathered=False) == precopy.WORK_S
+
+
+@given(worked_s=st.floats(0, 1e3), share=st.floats(1e-9, 1.0), left_s=st.floats(-1, 100))
+def test_rests_are_short_and_no_longer_in_all_than_their_limit(worked_s: float, share: float, left_s: float) -> None:
+    rests = list(precopy.rests(worked_s, share=share, left_s=left_s))
+    assert all(0.0 < rest_s <= precopy.REST_S_MAX for rest_s in rests)
+    assert sum(rests) <= max(0.0, left_s) + 1e-6
 
 
 def test_all_rests_together_leave_most_of_the_room_for_growth() -> None:
