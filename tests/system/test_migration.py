@@ -52,6 +52,38 @@ async def test_tokens_are_the_same_however_often_a_request_moves(start_platform:
         assert {move.how for move in row.moves} == {"migrated"}
 
 
+async def logprobs_of(platform: Platform, prompt: list[int]) -> tuple[list[str], list[float]]:
+    """The tokens of a streamed answer and their log-probabilities, as its client is told them."""
+    values = {"model": "tiny", "max_tokens": OUTPUT_TOKENS, "temperature": 0, "stream": True, "logprobs": 2}
+    tokens: list[str] = []
+    logprobs: list[float] = []
+    async for chunk in await platform.client.completions.create(prompt=prompt, **values):  # type: ignore[call-overload]
+        for choice in chunk.choices:
+            if choice.logprobs is not None:
+                tokens += choice.logprobs.tokens
+                logprobs += choice.logprobs.token_logprobs
+    return tokens, logprobs
+
+
+async def test_log_probabilities_come_once_for_every_token_however_often_a_request_moves(
+    start_platform: StartPlatform,
+) -> None:
+    prompt = prompt_of(60)
+    async with start_platform([WorkerPlan(name="alone")]) as alone:
+        tokens, expected = await logprobs_of(alone, prompt)
+    plans = [WorkerPlan(name=f"w{i}", transports=("inproc",)) for i in range(2)]
+    async with start_platform(plans) as platform:
+        asked = asyncio.create_task(logprobs_of(platform, prompt))
+        await move_until_done(platform, random.Random(3), asked)
+        moved_tokens, found = await asked
+        (row,) = platform.records()
+        assert row.migrations >= 2
+        assert moved_tokens == tokens
+        assert len(found) == len(tokens) > 0
+        assert found == pytest.approx(expected, abs=1e-3)
+        await platform.wait_quiet()
+
+
 async def test_a_move_that_rests_between_pieces_moves_the_same_tokens_and_a_drain_does_not_wait_for_it(
     start_platform: StartPlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
