@@ -12,7 +12,7 @@ from sluice.testing.simulation.clients import Client, with_pictures
 from sluice.testing.simulation.sim_worker import WorkerPlan
 from sluice.testing.simulation.world import World
 
-CHUNKS = 8
+CHUNKS = 5
 CHUNK_RUNS = 25
 
 
