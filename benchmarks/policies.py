@@ -2,13 +2,15 @@
 
 TTFT, mean TPOT, every token's own deadline and the P99 gap must all hold; a refused request is a miss; one roofline
 profile per GPU class for all policies; transfers are charged. All policies see the same draws; the interval is of the
-difference to Sluice's own policy, seed by seed (Student's t, 95 %).
+difference to Sluice's own policy, seed by seed (Student's t, 95 %). `joint` runs on Sluice's paced steps; the others,
+and `joint` once more, on 512 tokens a step in order of arrival.
 
-    SLUICE_DATA=../shared/data python benchmarks/policies.py [--seeds 3] [--requests 800] [--only NAME]
+    SLUICE_DATA=../shared/data python benchmarks/policies.py [--seeds 3] [--requests 800] [--only NAME] [--rivals A B]
 """
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +18,7 @@ from sluice.capacity.model_shape import shape_of
 from sluice.cli.objectives import parse_objective
 from sluice.policy.registry import make_policy
 from sluice.simulator.comparison import interval, paired
+from sluice.simulator.instance_spec import StepOrder
 from sluice.simulator.pool_spec import EngineSettings, make_specs, parse_pools
 from sluice.simulator.run_options import RunOptions
 from sluice.simulator.step_source import StepSource
@@ -32,6 +35,10 @@ SERVEGEN = "servegen/multimodal/mm-image"
 HOT = "synthetic:isl=4000,osl=150,prefix=0.9,groups=2,spread=0.3"  # two prefixes, nine tenths of every prompt
 SHAREGPT = "sharegpt-lens/sharegpt_V3_format_lens.csv"
 POLICIES = ("lmetric", "least_load", "dynamo", "prefix_aware", "llm_d", "polyserve", "xllm", "llumnix", "round_robin")
+
+
+PACED = EngineSettings(step_tokens_max=2048)
+CHUNKED = EngineSettings(step_tokens_max=512, step_order=StepOrder.CHUNKED)
 
 
 class Case(NamedTuple):
@@ -63,12 +70,12 @@ def _path(trace: str) -> str:
     return trace if trace.startswith("synthetic") else str(DATA / trace)
 
 
-def study(case: Case, requests: int) -> Study:
+def study(case: Case, settings: EngineSettings, requests: int) -> Study:
     specs = make_specs(
         parse_pools(case.pools),
         shape=shape_of("Llama-3.1-8B"),
         source=StepSource([]),
-        settings=EngineSettings(step_tokens_max=512),
+        settings=settings,
     )
 
     def workload(seed: int) -> Workload:
@@ -79,19 +86,21 @@ def study(case: Case, requests: int) -> Study:
     return Study(specs=specs, workload=workload, policy=make_policy, options=options, goals=ALL_GOALS)
 
 
-def compare(name: str, case: Case, *, seeds: int, requests: int) -> None:
-    question = study(case, requests)
+def compare(name: str, case: Case, *, rivals: Sequence[str], seeds: int, requests: int) -> None:
+    paced, chunked = study(case, PACED, requests), study(case, CHUNKED, requests)
     print(f"{name}: {case.rate:g} requests/s, {case.slo}")
     ours: list[float] = []
-    for policy in ("joint", *POLICIES):
+    for policy, question in (("joint", paced), *((policy, chunked) for policy in ("joint", *rivals))):
         runs = [question.summary(policy, seed=seed) for seed in range(seeds)]
         goodput = [run.goodput for run in runs]
         ours = ours or goodput
         per_dollar = interval([3600.0 * run.goodput / run.price_per_h for run in runs])
         share = interval([run.attained_all for run in runs]).mean
-        lead = "" if policy == "joint" else f"   joint leads by {paired(ours, goodput)}"
+        steps = "paced" if question is paced else "chunked"
+        lead = "" if question is paced else f"   joint leads by {paired(ours, goodput)}"
         print(
-            f"  {policy:13} {share:6.1%}  {interval(goodput)} /s  {per_dollar.mean:8.0f} per dollar{lead}", flush=True
+            f"  {policy:13} {steps:7} {share:6.1%}  {interval(goodput)} /s  {per_dollar.mean:8.0f} per dollar{lead}",
+            flush=True,
         )
 
 
@@ -100,10 +109,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=800)
     parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--rivals", nargs="+", default=POLICIES)
     arguments = parser.parse_args()
     for name, case in CASES.items():
         if arguments.only in name:
-            compare(name, case, seeds=arguments.seeds, requests=arguments.requests)
+            compare(name, case, rivals=arguments.rivals, seeds=arguments.seeds, requests=arguments.requests)
 
 
 if __name__ == "__main__":

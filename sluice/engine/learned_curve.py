@@ -14,7 +14,7 @@ PRIOR: Final = StepCurve(base_s=1e-3, prefill_token_s=3e-5, pair_s=1e-9, decode_
 """Of some GPU or small model: it only has to be of the right order, and fades."""
 
 LOOK_EVERY: Final = 16
-"""Steps per look: a fit costs a tenth of a millisecond."""
+"""Steps per look: a fit costs a third of a millisecond."""
 
 PROMPTS_MIN: Final = 8
 STEPS_MIN: Final = 16
