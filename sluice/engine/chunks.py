@@ -3,31 +3,49 @@
 Next: `capacity/step_budget.py` for the sum behind it.
 """
 
+import math
 from collections.abc import Sequence
 
-from sluice.capacity.step_budget import tokens_within
+from sluice.capacity.step_budget import PACE, allowed_s, tokens_within
 from sluice.capacity.step_curve import StepCurve
 from sluice.engine.sequence import LiveSequence, Phase
 from sluice.engine.step_plan import Work
 
 
 def prompt_tokens(
-    running: Sequence[LiveSequence], decoding: Sequence[LiveSequence], curve: StepCurve | None, *, tokens_max: int
+    running: Sequence[LiveSequence],
+    decoding: Sequence[LiveSequence],
+    curve: StepCurve | None,
+    *,
+    now_s: float,
+    tokens_max: int,
 ) -> int:
     """How many of prompts fit beside these decodes: `tokens_max`, or fewer where those were promised their pace.
 
     `running` is everybody, in order; `curve` how long steps take here, once known.
     """
-    if curve is None or not decoding:
+    allowed = min((_allowed_s(sequence, now_s) for sequence in decoding), default=math.inf)
+    if curve is None:
         return tokens_max
     return tokens_within(
         curve,
-        min(sequence.accepted.due.tpot_s for sequence in decoding),
+        allowed,
         decodes=len(decoding),
         context_tokens=sum(sequence.computed + 1 for sequence in decoding),
         prefix_tokens=next((sequence.computed for sequence in running if sequence.phase is Phase.PREFILL), 0),
         tokens_max=tokens_max,
     )
+
+
+def _allowed_s(sequence: LiveSequence, now_s: float) -> float:
+    tpot_s = sequence.accepted.due.tpot_s
+    if math.isinf(tpot_s):
+        return math.inf
+    if sequence.paced_from is None:
+        sequence.paced_from = (now_s, sequence.output_tokens)
+    since_s, outputs = sequence.paced_from
+    next_s = since_s + PACE * tpot_s * (sequence.output_tokens - outputs + 1)
+    return allowed_s(tpot_s, ahead_s=next_s - now_s)
 
 
 def take_chunk(sequence: LiveSequence, budget: int, prefills: list[Work]) -> int:

@@ -163,7 +163,7 @@ class PagedEngine:
 
     def step(self) -> StepReport:
         started_s = self._clock.now_s()
-        plan = self.scheduler.plan(self._learned.curve)
+        plan = self.scheduler.plan(self._learned.curve, now_s=started_s)
         lost = tuple((sequence, "its blocks were needed, and its images are not here") for sequence in plan.lost)
         if not plan.decodes and not plan.prefills:
             return StepReport(preempted=plan.preempted, failed=lost)

@@ -146,10 +146,11 @@ class Scheduler:
 
     # ---- one step
 
-    def plan(self, curve: StepCurve | None = None) -> StepPlan:
+    def plan(self, curve: StepCurve | None = None, *, now_s: float = 0.0) -> StepPlan:
         """Choose the next step's work and take the blocks for it. `curve` is how long steps take here, once known."""
         decoding, preempted = self._grow_decodes()
-        budget = prompt_tokens(self._running, decoding, curve, tokens_max=self._limits.step_tokens_max - len(decoding))
+        most = self._limits.step_tokens_max - len(decoding)
+        budget = prompt_tokens(self._running, decoding, curve, now_s=now_s, tokens_max=most)
         prefills: list[Work] = []
         for sequence in self._running:
             if sequence.phase is Phase.PREFILL and budget > 0:
@@ -193,6 +194,7 @@ class Scheduler:
 
     def _go_on(self, sequence: LiveSequence) -> None:
         """Decode, once whatever is left of its tokens has been prefilled."""
+        sequence.paced_from = None
         if sequence.computed == len(sequence.tokens) - 1:
             sequence.phase = Phase.DECODE
         else:
@@ -252,7 +254,7 @@ class Scheduler:
             return
         self._running.remove(sequence)
         self._let_blocks_go(sequence)
-        sequence.phase = Phase.WAITING
+        sequence.phase, sequence.paced_from = Phase.WAITING, None
         sequence.extend_hashes()
         insort(self._waiting, sequence, key=_by_due)
 

@@ -37,6 +37,7 @@ class LiveSequence:
     embeddings: dict[bytes, EmbeddingRows] = field(default_factory=dict)  # of those of its images that are here
     has_let_go: bool = False  # of embeddings that its computed tokens have read
     has_prompt: bool = False  # it came with its prompt's KV: nobody sends it embeddings
+    paced_from: tuple[float, int] | None = None  # when it began to decode here, and its output tokens then
     phase: Phase = Phase.WAITING
     computed: int = 0
     published: int = 0  # leading blocks already offered to the prefix cache

@@ -6,10 +6,14 @@ are counted by residue, those that end are kept in a heap. Decides nothing. Next
 
 import heapq
 import math
-from collections import Counter
 from collections.abc import Iterable
+from typing import Final
 
+from sluice.capacity.step_budget import PACE, allowed_s
 from sluice.simulator.sequence import NO_STEP, SimSequence
+
+STALE_MAX: Final = 64
+"""Entries of sequences that have left, before a heap is swept."""
 
 
 class DecodeBatch:
@@ -21,7 +25,7 @@ class DecodeBatch:
         self._finishes: list[tuple[int, int, int]] = []  # (step, index, joined): heap; some have left since
         self._crossings = [0] * block_tokens  # sequences that need a block at steps of this residue
         self.context_tokens = 0  # attended over in the next step
-        self._paces: Counter[float] = Counter()  # members by the time between tokens they were promised
+        self._paces: dict[float, list[tuple[float, int, int]]] = {}  # heaps as above by TPOT: (began at, index, joined)
         self.fresh: list[SimSequence] = []  # joined since the last step
 
     def __len__(self) -> int:
@@ -35,12 +39,18 @@ class DecodeBatch:
         """All of them, in order of joining."""
         return self._members.values()
 
-    @property
-    def tightest_tpot_s(self) -> float:
-        """The shortest time between tokens promised to any of them; infinite where there are none."""
-        return min(self._paces, default=math.inf)
+    def allowed_s(self, *, step: int, now_s: float) -> float:
+        """How long the next step, `step`, may last if nobody is to fall behind the pace it was promised."""
+        allowed = math.inf
+        for tpot_s, since in self._paces.items():
+            while since and not self._is_here(since[0][1], since[0][2]):
+                heapq.heappop(since)
+            if since:
+                ahead_s = since[0][0] + PACE * tpot_s * (step + 1) - now_s
+                allowed = min(allowed, allowed_s(tpot_s, ahead_s=ahead_s))
+        return allowed
 
-    def join(self, sequence: SimSequence, *, step: int) -> None:
+    def join(self, sequence: SimSequence, *, step: int, now_s: float) -> None:
         """Decode from `step` on; all its tokens but the last are computed."""
         assert sequence.output_tokens > sequence.produced
         sequence.joined_step = step
@@ -49,7 +59,7 @@ class DecodeBatch:
         heapq.heappush(self._finishes, (last, sequence.index, step))
         self._crossings[(step - sequence.computed) % self._block_tokens] += 1
         self.context_tokens += sequence.tokens
-        self._paces[sequence.slo.tpot_s] += 1
+        self._keep_pace(sequence, step=step, now_s=now_s)
         self.fresh.append(sequence)
 
     def leave(self, sequence: SimSequence, *, step: int) -> None:
@@ -61,9 +71,6 @@ class DecodeBatch:
         sequence.produced += steps
         sequence.joined_step = NO_STEP
         del self._members[sequence.index]
-        self._paces[sequence.slo.tpot_s] -= 1
-        if not self._paces[sequence.slo.tpot_s]:
-            del self._paces[sequence.slo.tpot_s]
         self.context_tokens -= sequence.tokens
         if steps == 0:
             self.fresh.remove(sequence)
@@ -90,10 +97,23 @@ class DecodeBatch:
         finishes = self._finishes
         while True:
             last, index, joined = finishes[0]
-            sequence = self._members.get(index)
-            if sequence is not None and sequence.joined_step == joined:
+            if self._is_here(index, joined):
                 return last - step
             heapq.heappop(finishes)
+
+    def _keep_pace(self, sequence: SimSequence, *, step: int, now_s: float) -> None:
+        """Note when it would have had its token of step 0 at its pace: who is least ahead stays so, step by step."""
+        tpot_s = sequence.deadlines.tpot_s
+        since = self._paces.setdefault(tpot_s, [])
+        if len(since) > STALE_MAX + 2 * len(self._members):
+            since[:] = [one for one in since if self._is_here(one[1], one[2])]
+            heapq.heapify(since)
+        heapq.heappush(since, (now_s - PACE * tpot_s * step, sequence.index, step))
+
+    def _is_here(self, index: int, joined: int) -> bool:
+        """Whether a sequence still decodes that joined at this step."""
+        sequence = self._members.get(index)
+        return sequence is not None and sequence.joined_step == joined
 
     def blocks_needed(self, *, step: int, steps: int) -> int:
         """New blocks taken in steps [step, step + steps)."""

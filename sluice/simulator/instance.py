@@ -133,7 +133,7 @@ class Instance:
         """Choose the next steps and take the blocks for them. Sets is_running and ends_s; returns the preemptions."""
         assert not self.is_running
         while self.parked and len(self.batch) + self.prefills.running < self.spec.batch_sequences_max:
-            self.batch.join(self.parked.popleft(), step=self.step)
+            self.batch.join(self.parked.popleft(), step=self.step, now_s=now_s)
         preempted = self._make_room() if len(self.batch) else 0
         may_admit = preempted == 0 or len(self.batch) == 0
         self._grown = 0
@@ -141,7 +141,7 @@ class Instance:
         self._decodes = len(self.batch) > 0 and not is_alone
         self._grow(1)  # before anybody is admitted: running sequences come first
         self._chunks = self.prefills.next_chunks(
-            decodes=len(self.batch), budget=self._prompt_tokens(), may_admit=may_admit
+            decodes=len(self.batch), budget=self._prompt_tokens(now_s), may_admit=may_admit
         )
         if is_alone:
             self._decodes = len(self.batch) > 0 and not self._chunks
@@ -204,7 +204,7 @@ class Instance:
 
     # ---- how it is done
 
-    def _prompt_tokens(self) -> int:
+    def _prompt_tokens(self, now_s: float) -> int:
         """How much of prompts the next step may compute beside the decodes."""
         spec, batch = self.spec, self.batch
         if spec.step_order is StepOrder.PREFILL_FIRST:
@@ -214,7 +214,7 @@ class Instance:
             return most
         return tokens_within(
             spec.curve,
-            batch.tightest_tpot_s,
+            batch.allowed_s(step=self.step, now_s=now_s),
             decodes=len(batch),
             context_tokens=batch.context_tokens,
             prefix_tokens=self.prefills.prefix_tokens,
@@ -346,7 +346,7 @@ class Instance:
         elif sequence.is_held:
             ended.held.append(sequence)
         else:
-            self.batch.join(sequence, step=self.step)
+            self.batch.join(sequence, step=self.step, now_s=now_s)
 
     def _leave(self, sequence: SimSequence) -> None:
         joined = sequence.joined_step

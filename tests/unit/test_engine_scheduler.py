@@ -49,9 +49,11 @@ def prompt(length: int, *, seed: int = 0) -> list[int]:
     return [rng.randrange(1000) for _ in range(length)]
 
 
-def run(one: Scheduler, *, finish: frozenset[int] = frozenset()) -> StepPlan:
+def run(
+    one: Scheduler, *, finish: frozenset[int] = frozenset(), curve: StepCurve | None = None, now_s: float = 0.0
+) -> StepPlan:
     """One step as the engine does it; every chosen token is 7."""
-    plan = one.plan()
+    plan = one.plan(curve, now_s=now_s)
     works = (*plan.decodes, *plan.prefills)
     sampled = [work.sequence for work in works if work.samples]
     for work in works:
@@ -141,7 +143,7 @@ def test_what_is_due_moves_with_the_sequence() -> None:
 
 def test_chunks_leave_those_who_decode_their_promised_pace() -> None:
     curve = StepCurve(base_s=0.01, prefill_token_s=1e-4, pair_s=0.0, decode_s=0.0, context_token_s=0.0)
-    for tpot_s, tokens in ((0.02, 100), (0.011, 64), (0.001, 64), (0.05, 399), (1.0, 399)):
+    for tpot_s, tokens in ((0.021, 99), (0.011, 64), (0.001, 64), (0.03, 184), (1.0, 399)):
         one = scheduler(step_tokens_max=400)
         one.add(replace(sequence_state(1, prompt(9)), due=Due(tpot_s=tpot_s)), hold=False)
         run(one)
@@ -149,6 +151,18 @@ def test_chunks_leave_those_who_decode_their_promised_pace() -> None:
         plan = one.plan(curve)
         assert len(plan.decodes) == 1
         assert plan.prefill_tokens == tokens
+
+
+def test_who_is_ahead_of_its_pace_waits_longer_for_others_prompts() -> None:
+    curve = StepCurve(base_s=0.01, prefill_token_s=1e-4, pair_s=0.0, decode_s=0.0, context_token_s=0.0)
+    one = scheduler(step_tokens_max=400)
+    one.add(replace(sequence_state(1, prompt(9)), due=Due(tpot_s=0.021)), hold=False)
+    run(one)
+    run(one, now_s=0.0, curve=curve)
+    run(one, now_s=0.001, curve=curve)  # two tokens at once: its next is due at three times 0.95 * 0.021
+    one.add(sequence_state(2, prompt(450, seed=2)), hold=False)
+    assert one.plan(curve, now_s=0.002).prefill_tokens == 214, "1.5 times its 21 ms, less what decoding takes"
+    assert one.plan(curve, now_s=0.058).prefill_tokens == 99, "it has fallen behind"
 
 
 def test_a_preempted_sequence_recomputes_only_what_the_cache_lost() -> None:

@@ -95,7 +95,7 @@ def by_scheduler(
             state = replace(sequence_state(arrived, prompts[arrived][0], max_tokens=1000), due=due)
             one.add(state, hold=False, now_s=now_s)
             arrived += 1
-        plan = one.plan(CURVE)
+        plan = one.plan(CURVE, now_s=now_s)
         if plan.preempted:
             quiet_s = min(quiet_s, now_s)
         now_s += CURVE.step_s(shape_of(plan))
