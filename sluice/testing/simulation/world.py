@@ -327,7 +327,8 @@ class World:
             late = [client.name for client in self.clients if not client.is_over]
             self.checkers.fail(f"still waiting after {RECOVERY_S_MAX:g} s of calm: {', '.join(late)}")
             return
-        gc.collect()  # pictures that were named are held until nobody has them
+        if any(client.files for client in self.clients):
+            gc.collect()  # pictures that were named are held until nobody has them; slow where much else is in memory
         if not await self.wait_until(lambda: not self.leftovers(), within_s=within_s):
             for line in self.leftovers():
                 self.checkers.fail(f"left over after {within_s:g} s of calm: {line}")
