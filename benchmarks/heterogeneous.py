@@ -68,15 +68,12 @@ PRICES: Final = (  # dollars per hour and GPU
 COMPOSITIONS: Final = ({"L40S": 8}, {"A100": 4}, {"A100": 1, "L40S": 6}, {"A100": 2, "L40S": 4})
 
 
-class Steps(NamedTuple):
-    """What workers put into a step."""
-
-    order: StepOrder
-    tokens_max: int
-
-
-PACED: Final = Steps(StepOrder.PACED, 2048)
-STEPS: Final = (Steps(StepOrder.CHUNKED, 512), Steps(StepOrder.CHUNKED, 2048), PACED)
+PACED: Final = EngineSettings(step_tokens_max=2048)
+STEPS: Final = (
+    EngineSettings(step_tokens_max=512, step_order=StepOrder.CHUNKED),
+    EngineSettings(step_tokens_max=2048, step_order=StepOrder.CHUNKED),
+    PACED,
+)
 
 
 class Contender(NamedTuple):
@@ -84,7 +81,7 @@ class Contender(NamedTuple):
 
     policy: str
     pools: str
-    steps: Steps = PACED
+    steps: EngineSettings = PACED
     may_refuse: bool = False  # whether the classes let a policy refuse early
 
 
@@ -113,7 +110,7 @@ class Bench:
     def __init__(self, *, requests: int) -> None:
         self._requests = requests
         self._shape: ModelShape = shape_of("Llama-3.1-8B")
-        self._specs: dict[tuple[str, Steps], list[InstanceSpec]] = {}
+        self._specs: dict[tuple[str, EngineSettings], list[InstanceSpec]] = {}
         self._workload = cache(self._drawn)
         self.runs = 0
 
@@ -121,14 +118,14 @@ class Bench:
         trace = read_trace(str(DATA / AZURE), rate=10.0, seed=seed, requests_max=self._requests)
         return trace.resampled(seed).with_classes(MIX, seed=seed)
 
-    def specs(self, pools: str, steps: Steps) -> list[InstanceSpec]:
+    def specs(self, pools: str, steps: EngineSettings) -> list[InstanceSpec]:
         """The fleet's replicas."""
         if (pools, steps) not in self._specs:
             self._specs[pools, steps] = make_specs(
                 parse_pools(pools),
                 shape=self._shape,
                 source=StepSource([]),
-                settings=EngineSettings(step_tokens_max=steps.tokens_max, step_order=steps.order),
+                settings=steps,
                 prices=PRICES[0],
             )
         return self._specs[pools, steps]
@@ -242,7 +239,8 @@ def main() -> None:
             found = rates[at, group] = [bench.rate(leader, seed=seed, near=lead) for seed in range(arguments.seeds)]
             shares = ", ".join(f"{each:.0%}" for each in bench.attained(leader, seed=0, rate=found[0])[1:])
             print(
-                f"{leader.policy:12} {leader.pools:22} {leader.steps.order.value:7} {leader.steps.tokens_max:4}  "
+                f"{leader.policy:12} {leader.pools:22} "
+                f"{leader.steps.step_order.value:7} {leader.steps.step_tokens_max:4}  "
                 f"{group:32} {interval(found)} /s; by class {shares}",
                 flush=True,
             )

@@ -17,11 +17,10 @@ from sluice.kv_transfer.backends import open_backends
 from sluice.kv_transfer.mover import Mover
 from sluice.prefill_worker.viewing import Viewing
 from sluice.telemetry.metrics import WorkerMetrics
-from sluice.wire import channels, convert
-from sluice.wire.gen import sluice_pb2 as pb
+from sluice.wire import channels
 from sluice.wire.gen import sluice_pb2_grpc as rpc
 from sluice.worker.peer_service import PeerService
-from sluice.worker.peers import own_identity
+from sluice.worker.peers import OwnSide, own_identity
 from sluice.worker.shell import Shell
 
 
@@ -70,19 +69,9 @@ class EmbeddingSide:
             metrics=metrics,
             view=self._built.region.view,
         )
-
-        def hello() -> pb.PeerHello:
-            return convert.hello_to_wire(
-                worker=WorkerId(self._config.worker),
-                boot=self.boot,
-                model_fingerprint=identity.model_fingerprint,
-                geometry=identity.geometry,
-                region_bytes=identity.region_bytes,
-                infos=self._mover.local_infos(),
-                canary=(),
-            )
-
-        rpc.add_KvPeerServicer_to_server(PeerService(self.arrivals, hello), self._server)
+        own = OwnSide(worker=WorkerId(self._config.worker), boot=self.boot, identity=identity)
+        service = PeerService(self.arrivals, lambda: own.hello(self._mover))
+        rpc.add_KvPeerServicer_to_server(service, self._server)
 
     async def start(self) -> list["asyncio.Task[None]"]:
         """Begin to serve; the tasks run until cancelled."""

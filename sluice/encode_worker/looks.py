@@ -15,10 +15,9 @@ from typing import Final, Protocol
 
 from sluice.clock import Clock
 from sluice.config.worker import ImagesConfig
-from sluice.domain.block_hash import extend_chain
 from sluice.domain.ids import BlockHash, Epoch, RequestId, RouterId, SequenceId
-from sluice.domain.image import ImageLayout, ImageSpan, embedding_tokens
-from sluice.domain.sampling import SamplingParams
+from sluice.domain.image import ImageLayout
+from sluice.domain.image_sequence import image_sequence
 from sluice.domain.sequence import SequenceState
 from sluice.errors import NoWorkerError, OverloadedError, SluiceError
 from sluice.telemetry.metrics import WorkerMetrics
@@ -135,18 +134,14 @@ def _looked(look: pb.Look, layout: ImageLayout, *, prepare_s: float) -> pb.Looke
 
 def _state(look: pb.Look, layout: ImageLayout) -> SequenceState:
     """The image's own sequence, for nobody in particular: it ends when its embeddings are in the cache."""
-    tokens, root = embedding_tokens(layout.digest, layout.tokens), BlockHash(look.root)
-    return SequenceState(
+    return image_sequence(
+        layout,
         sequence=SequenceId(look.sequence),
+        viewer=SequenceId(look.sequence),
         request=RequestId(look.request),
         router=RouterId(look.router),
         epoch=Epoch(look.epoch),
-        tokens=tokens,
-        prompt_tokens=len(tokens),
-        unit_hashes=tuple(extend_chain(root, tokens)),
-        root=root,
-        sampling=SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True),
+        root=BlockHash(look.root),
+        max_tokens=1,
         traceparent=look.traceparent,
-        images=(ImageSpan(digest=layout.digest, first=0, rows=1, columns=layout.tokens),),
-        viewer=SequenceId(look.sequence),
     )

@@ -39,8 +39,6 @@ def prompt_tokens(
 
 def _allowed_s(sequence: LiveSequence, now_s: float) -> float:
     tpot_s = sequence.accepted.due.tpot_s
-    if math.isinf(tpot_s):
-        return math.inf
     if sequence.paced_from is None:
         sequence.paced_from = (now_s, sequence.output_tokens)
     since_s, outputs = sequence.paced_from

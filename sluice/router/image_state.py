@@ -5,16 +5,13 @@ Next: `showings.py`, which has it handed off, and `keeps.py`, which has it held.
 
 from typing import Final
 
-from sluice.domain.block_hash import extend_chain
 from sluice.domain.ids import BlockHash, Epoch, RequestId, RouterId, SequenceId
-from sluice.domain.image import ImageLayout, ImageSpan, embedding_tokens
-from sluice.domain.sampling import SamplingParams
+from sluice.domain.image import ImageLayout
+from sluice.domain.image_sequence import image_sequence
 from sluice.domain.sequence import SequenceState
 
 EPOCH: Final = 0
 """An image's own sequence is never taken over: another is begun."""
-
-_SAMPLING: Final = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True)
 
 
 def image_state(
@@ -29,18 +26,14 @@ def image_state(
 ) -> SequenceState:
     """The sequence whose KV is the image's embeddings. `root` starts its hash chain, `viewer` will read it,
     `purpose` ends its request's name in logs."""
-    tokens = embedding_tokens(layout.digest, layout.tokens)
-    return SequenceState(
+    return image_sequence(
+        layout,
         sequence=sequence,
+        viewer=viewer,
         request=RequestId(f"image {layout.digest.hex()} {purpose}"),
         router=router,
         epoch=Epoch(EPOCH),
-        tokens=tokens,
-        prompt_tokens=len(tokens),
-        unit_hashes=tuple(extend_chain(root, tokens)),
         root=root,
-        sampling=_SAMPLING,
+        max_tokens=2,
         traceparent=traceparent,
-        images=(ImageSpan(digest=layout.digest, first=0, rows=1, columns=layout.tokens),),
-        viewer=viewer,
     )

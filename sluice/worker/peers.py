@@ -54,7 +54,12 @@ class OwnSide:
     worker: WorkerId
     boot: BootId
     identity: KvIdentity
-    canary: Canary
+    canary: Canary | None = None  # for workers that compute with what they are sent
+
+    @property
+    def canary_tokens(self) -> Sequence[int]:
+        """What peers are to choose as well, after the same prompt."""
+        return () if self.canary is None else self.canary.tokens
 
     def hello(self, mover: KvMover) -> pb.PeerHello:
         """The message peers need before they can push here."""
@@ -65,7 +70,7 @@ class OwnSide:
             geometry=self.identity.geometry,
             region_bytes=self.identity.region_bytes,
             infos=mover.local_infos(),
-            canary=self.canary.tokens,
+            canary=self.canary_tokens,
         )
 
 
@@ -156,7 +161,7 @@ class Peers:
                 region_bytes=hello.region_bytes,
             )
             require_compatible(self._own.identity, theirs)
-            check_canary(hello, self._own.canary.tokens)
+            check_canary(hello, self._own.canary_tokens)
             info = PeerInfo(
                 worker=WorkerId(hello.worker),
                 boot=BootId(hello.boot),

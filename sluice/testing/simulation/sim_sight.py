@@ -14,17 +14,14 @@ from sluice.domain.ids import BootId, WorkerId
 from sluice.domain.kv import KvGeometry
 from sluice.domain.load import WorkerInfo
 from sluice.engine.embedding_store import EmbeddingStore
-from sluice.kv_transfer.fingerprint import KvIdentity
 from sluice.prefill_worker.viewing import Viewing
 from sluice.telemetry.metrics import WorkerMetrics
 from sluice.testing.simulation import toy_sight
 from sluice.testing.simulation.network import PEER, Network
 from sluice.testing.simulation.virtual_loop import Process
 from sluice.testing.simulation.virtual_mover import Landing, VirtualMover
-from sluice.wire import convert
-from sluice.wire.gen import sluice_pb2 as pb
 from sluice.worker.peer_service import PeerService
-from sluice.worker.peers import own_identity
+from sluice.worker.peers import OwnSide, own_identity
 from sluice.worker.shell import Shell
 
 
@@ -80,20 +77,9 @@ class SimInlet:
             metrics=metrics,
             view=self._view,
         )
-        self._network.listen(
-            self.address, PEER, self._process, PeerService(self.arrivals, lambda: self._hello(identity))
-        )
-
-    def _hello(self, identity: KvIdentity) -> pb.PeerHello:
-        return convert.hello_to_wire(
-            worker=WorkerId(self._process.name),
-            boot=self.boot,
-            model_fingerprint=identity.model_fingerprint,
-            geometry=identity.geometry,
-            region_bytes=identity.region_bytes,
-            infos=self.mover.local_infos(),
-            canary=(),
-        )
+        own = OwnSide(worker=WorkerId(self._process.name), boot=self.boot, identity=identity)
+        service = PeerService(self.arrivals, lambda: own.hello(self.mover))
+        self._network.listen(self.address, PEER, self._process, service)
 
     def start(self) -> list["asyncio.Task[None]"]:
         """Begin to serve."""
