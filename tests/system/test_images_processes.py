@@ -1,6 +1,8 @@
 """Pictures on real processes: workers are killed in the middle of requests, and answers are as they should be."""
 
+import os
 import random
+import signal
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +15,7 @@ from real_processes import requests_of, wait_until, workers_of
 from vision_platform import NEW_TOKENS, Oracle, Shown, make_vision_model, picture_file, shown
 
 from sluice.cli.local_fleet import FleetPlan, LocalFleet
+from sluice.config.router import PlacementConfig
 from sluice.config.worker import EngineConfig
 from sluice.wire.gen import sluice_pb2 as pb
 from sluice.wire.gen import sluice_pb2_grpc as rpc
@@ -20,7 +23,6 @@ from sluice.wire.gen import sluice_pb2_grpc as rpc
 pytestmark = pytest.mark.system
 
 REQUESTS = 12
-ROUNDS_MAX = 4
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def fleet(model: Path) -> Iterator[LocalFleet]:
     engine = EngineConfig(threads=1, kv_memory_mib=8, step_tokens_max=128)
-    plan = FleetPlan(model_path=model, model_name="tiny", encode=2, prefill=1, decode=1, engine=engine)
+    # A policy that splits whatever there is to split: what `joint` finds worth splitting hangs on measured speeds.
+    placement = PlacementConfig(policy="round_robin")
+    plan = FleetPlan(
+        model_path=model, model_name="tiny", encode=2, prefill=1, decode=1, engine=engine, placement=placement
+    )
     with LocalFleet(plan) as running:
         running.wait_ready(lambda _: None)
         yield running
@@ -58,19 +64,21 @@ def redone(fleet: LocalFleet) -> float:
 def test_a_killed_encode_worker_changes_no_answer(fleet: LocalFleet, model: Path) -> None:
     rng = random.Random(5)
     oracle = Oracle(model)
-    for _ in range(ROUNDS_MAX):
-        asked = [shown(seed, [picture_file(rng.randrange(10**6)) for _ in range(8)]) for seed in range(REQUESTS)]
+    asked = [shown(seed, [picture_file(rng.randrange(10**6)) for _ in range(8)]) for seed in range(REQUESTS)]
+    reader = fleet.children["prefill-0"].pid
+    os.kill(reader, signal.SIGSTOP)  # takes in no picture, so that the encoder dies in the middle of some
+    try:
         with ThreadPoolExecutor(REQUESTS) as clients:
             answers = [clients.submit(ask, fleet, prompt) for prompt in asked]
-            wait_until(lambda answers=answers: any(answer.done() for answer in answers), "the first answer")  # type: ignore[misc]
+            wait_until(lambda: any("encode-0" in row.encoders for row in requests_of(fleet)), "a picture for encode-0")
             fleet.children["encode-0"].kill()
+            os.kill(reader, signal.SIGCONT)
             assert [answer.result() for answer in answers] == [oracle.answer(prompt) for prompt in asked]
-        assert {name for row in requests_of(fleet)[:REQUESTS] for name in row.encoders} == {"encode-0", "encode-1"}
-        fleet.restart("encode-0")
-        fleet.wait_ready(lambda _: None)
-        if redone(fleet):
-            return
-    pytest.fail(f"the worker was never killed in the middle of an image, in {ROUNDS_MAX} rounds")
+    finally:
+        os.kill(reader, signal.SIGCONT)
+    assert redone(fleet)
+    fleet.restart("encode-0")
+    fleet.wait_ready(lambda _: None)
 
 
 def flip(fleet: LocalFleet, worker: str, role: str) -> None:
