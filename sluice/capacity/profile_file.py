@@ -30,6 +30,14 @@ class Profile:
 
 def write(path: Path, profile: Profile) -> None:
     """Store `profile` at `path`, over what was there. Raises ConfigError where that cannot be."""
+    try:
+        path.write_text(profile_text(profile), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+
+
+def profile_text(profile: Profile) -> str:
+    """The file's content."""
     content = {
         "format": FORMAT,
         "gpu_class": profile.gpu_class,
@@ -39,10 +47,7 @@ def write(path: Path, profile: Profile) -> None:
         "columns": [*StepShape._fields, "seconds"],
         "samples": [[*shape, seconds] for shape, seconds in profile.samples],
     }
-    try:
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+    return json.dumps(content, indent=1) + "\n"
 
 
 def read(path: Path) -> Profile:

@@ -1,4 +1,4 @@
-"""`sluice status [-w]`: the ModelServices of a cluster: pools, conditions, attainment, KV links; -w repeats.
+"""`sluice status [-w]`: the ModelServices of a cluster: pools, requests, conditions, attainment, KV links; -w repeats.
 
 Reads what the operator has written into the resources and nothing else, so it needs no way to routers or workers.
 """
@@ -20,6 +20,9 @@ from sluice.operator.connection import connection, credentials
 from sluice.operator.manifest import Kind, LiveObject
 
 WATCH_S: Final = 1.0
+LINKS_MAX: Final = 5
+"""Links shown that fail; the resource itself has more."""
+COUNTS: Final = {"running": "running", "queued": "queued", "moved": "moved in 5 min"}
 GOOD: Final = {"Accepted": "True", "Available": "True", "Degraded": "False"}
 
 
@@ -82,8 +85,7 @@ def condition(service: LiveObject, kind: str) -> dict[str, Any]:
 def _service(service: LiveObject) -> Iterable[RenderableType]:
     metadata, status = service["metadata"], service.get("status") or {}
     numbers = [f"workers {status.get('workers') or '-'}"]
-    if "queued" in status:
-        numbers.append(f"{status['queued']} queued")
+    numbers += [f"{status[key]} {words}" for key, words in COUNTS.items() if key in status]
     if "attainmentPercent" in status:
         numbers.append(f"{status['attainmentPercent']:g} % meet their objectives")
     if "dollarsPerMillionTokens" in status:
@@ -98,10 +100,16 @@ def _service(service: LiveObject) -> Iterable[RenderableType]:
     if progress.get("status") == "True":
         yield Text(f"  {progress['message']}", "yellow")
     yield _pools(status.get("pools") or ())
-    slow = [link for link in status.get("kvFabric") or () if link.get("lastError") or link.get("failed")]
-    for link in slow[:5]:
-        what = f"{link['failed']} pushes failed; {link['lastError']}"
-        yield Text(f"  KV {link['from']} to {link['to']} over {link['transport']}: {what}", "red")
+    links = status.get("kvFabric") or ()
+    if links:
+        slowest = links[0]  # as the operator sorts them
+        yield Text(f"  {len(links)} KV links, the slowest {slowest['gbPerSecond']:g} GB/s: {_link(slowest)}")
+    for link in [one for one in links if one.get("lastError") or one.get("failed")][:LINKS_MAX]:
+        yield Text(f"  KV {_link(link)}: {link['failed']} pushes failed; {link.get('lastError', '')}", "red")
+
+
+def _link(link: LiveObject) -> str:
+    return f"{link['from']} to {link['to']} over {link['transport']}"
 
 
 def _pools(pools: Iterable[LiveObject]) -> Table:

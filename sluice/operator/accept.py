@@ -23,6 +23,7 @@ from sluice.operator.resources.pool import PoolSpec, RoleName
 
 P = TypeVar("P", bound=Part)
 
+MIB_PER_GIB: Final = 1024
 HOLD_S: Final = 300.0
 """Long enough for a node to come and a model to load."""
 
@@ -201,7 +202,12 @@ def _pool_mistakes(name: str, pool: PoolSpec, classes: Mapping[str, GPUClassSpec
         mistakes.append(
             f".gpuClasses: there is no GPUClass '{unknown[0]}' (there are: {known}); create it, or name another"
         )
-    resources = {classes[one].resource for one in chosen if one in classes}
+    known_classes = [one for one in chosen if one in classes]
+    small = min(known_classes, key=lambda one: classes[one].memory_gib, default=None)
+    if small is not None and (pool.engine.kv_memory_mib or 0) > classes[small].memory_gib * MIB_PER_GIB:
+        held = f"GPUClass '{small}' holds {classes[small].memory_gib:g} GiB"
+        mistakes.append(f".engine.kvMemoryMib: {held}; give KV less, beside the weights, or name larger classes")
+    resources = {classes[one].resource for one in known_classes}
     if len(resources) > 1:
         kinds = ", ".join(sorted(resources))
         mistakes.append(f".gpuClasses: mixes {kinds}, and a pod can ask for one; make a pool for each")

@@ -34,6 +34,13 @@ COUNTS: Final = {
     "sluice_goodput_requests_total": "good",
     "sluice_output_tokens_total": "output_tokens",
 }
+"""Counted under every label."""
+LABELLED: Final = {
+    ("sluice_slo_misses_total", "objective", "ttft"): "ttft_misses",
+    ("sluice_slo_misses_total", "objective", "tpot"): "tpot_misses",
+    ("sluice_migrations_total", "outcome", "moved"): "moved",
+}
+"""Counted under one."""
 
 
 class RouterCalls:
@@ -102,15 +109,14 @@ class RouterCalls:
 
 def traffic(exposition: str) -> Traffic:
     """A router's counts from its `/metrics`."""
-    counts = dict.fromkeys((*COUNTS.values(), "ttft_misses", "tpot_misses"), 0)
+    counts = dict.fromkeys((*COUNTS.values(), *LABELLED.values()), 0)
     for family in text_string_to_metric_families(exposition):
         for sample in family.samples:
-            if sample.name in COUNTS:
-                counts[COUNTS[sample.name]] += round(sample.value)
-            elif sample.name == "sluice_slo_misses_total":
-                key = f"{sample.labels['objective']}_misses"
-                counts[key] = counts.get(key, 0) + round(sample.value)
-    return Traffic(**{field: counts[field] for field in Traffic.__dataclass_fields__})
+            keys = [LABELLED.get((sample.name, label, value)) for label, value in sample.labels.items()]
+            for key in (COUNTS.get(sample.name), *keys):
+                if key is not None:
+                    counts[key] += round(sample.value)
+    return Traffic(**counts)
 
 
 def _sum(parts: Sequence[Traffic]) -> Traffic:

@@ -50,13 +50,14 @@ class Traffic:
     """What a service's routers have counted since they started, summed; and what waits now."""
 
     queued: int = 0
-    inflight: int = 0
-    held: int = 0  # until a first worker serves
+    inflight: int = 0  # accepted and not ended, those that wait included
+    held: int = 0  # until a first worker serves; not accepted yet
     ended: int = 0
     good: int = 0  # ended and met every objective
     ttft_misses: int = 0
     tpot_misses: int = 0
     output_tokens: int = 0
+    moved: int = 0  # running sequences that changed their worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,7 +77,9 @@ class ServiceMemory:
         return Measured(
             attainment_percent=round(100 * good / ended, 1) if ended else None,
             dollars_per_million_tokens=round(dollars / tokens * 1e6, 2) if tokens and dollars else None,
-            queued=traffic.queued,
+            running=max(0, traffic.inflight - traffic.queued),
+            queued=traffic.queued + traffic.held,
+            moved=last.traffic.moved - first.traffic.moved,
         )
 
     def may_write_drift(self, now_s: float, *, every_s: float) -> bool:
@@ -92,7 +94,7 @@ class ServiceMemory:
         if traffic is None:
             return
         last = self.samples[-1] if self.samples else None
-        if last is not None and traffic.ended < last.traffic.ended:
+        if last is not None and (traffic.ended < last.traffic.ended or traffic.moved < last.traffic.moved):
             self.samples.clear()  # a router has restarted: its counts began anew
             last = None
         price = sum(_price(service, member.pool) for member in seen.members)

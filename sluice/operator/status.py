@@ -21,7 +21,7 @@ from sluice.operator.resources.service_status import Condition, LinkStatus, Mode
 from sluice.operator.service_plan import ServicePlan
 
 LINKS_MAX: Final = 50
-DRIFTING: Final = ("attainmentPercent", "dollarsPerMillionTokens", "queued", "kvFabric")
+DRIFTING: Final = ("attainmentPercent", "dollarsPerMillionTokens", "running", "queued", "moved", "kvFabric")
 
 _BAD: Final = {"Accepted": "False", "Available": "False", "Degraded": "True", "Progressing": "never"}
 
@@ -43,7 +43,9 @@ class Measured:
 
     attainment_percent: float | None = None
     dollars_per_million_tokens: float | None = None
+    running: int | None = None
     queued: int | None = None
+    moved: int | None = None
 
 
 class Difference(Enum):
@@ -76,7 +78,9 @@ def running_status(
         failed_revisions=plan.failed_revisions,
         attainment_percent=measured.attainment_percent,
         dollars_per_million_tokens=measured.dollars_per_million_tokens,
+        running=measured.running,
         queued=measured.queued,
+        moved=measured.moved,
         kv_fabric=_links(seen),
     )
     return status_manifest(before, status)

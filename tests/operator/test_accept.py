@@ -42,6 +42,10 @@ def body(name: str = "demo", status: Manifest | None = None, **spec: Any) -> Man
         ({"pools": {"mixed": {"gpuClasses": []}, "a" * 16: {"role": "decode"}}}, "use at most 15 of a-z"),
         ({"pools": {"router": {"role": "mixed", "gpuClasses": []}}}, "is the routers' name"),
         ({"model": {"pvc": {"claim": "a"}, "hostPath": {"path": "/b"}}}, "spec.model: names several sources; keep one"),
+        (
+            {"pools": {"mixed": {"gpuClasses": ["a100"], "engine": {"kvMemoryMib": 99_999}}}},
+            "spec.pools.mixed.engine.kvMemoryMib: GPUClass 'a100' holds 80 GiB; give KV less",
+        ),
         ({"modle": {}}, "spec.modle: is not a known field; remove it"),
         ({"drain": {"deadlineSeconds": "soon"}}, "spec.drain.deadlineSeconds: input should be a valid number"),
         ({"routers": {"replicas": 0}}, "spec.routers.replicas: input should be greater than or equal to 1"),

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from sluice.capacity import profile_file
+from sluice.capacity.step_model import StepShape
 from sluice.config import load
 from sluice.config.operator import OperatorConfig
 from sluice.config.router import RouterConfig
@@ -17,6 +19,7 @@ from sluice.config.telemetry import TelemetryConfig
 from sluice.config.worker import WorkerConfig
 from sluice.operator.accept import accept, gpu_classes
 from sluice.operator.builders import pod_parts
+from sluice.operator.builders.gpu_profile import PROFILE_FILE
 from sluice.operator.builders.service_objects import owned, service_objects, worker_pool
 from sluice.operator.builders.worker_workload import pool_template, worker_config_map, worker_deployment
 from sluice.operator.manifest import Kind, covers, marked
@@ -63,12 +66,33 @@ def test_every_settings_file_is_one_the_processes_read(case: str) -> None:
     read = 0
     for manifest in manifests(case):
         for name, text in manifest.get("data", {}).items():
+            if name == PROFILE_FILE:
+                continue
             values = yaml.safe_load(text)
             section: type[RouterConfig | WorkerConfig] = RouterConfig if name == "router.yaml" else WorkerConfig
             own = {} if section is RouterConfig else {"worker": "a-pod"}
             load.parse({**values, **own}, section, source=name)
             read += 1
     assert read >= 2
+
+
+def test_the_curves_of_a_class_reach_the_workers_of_its_pools_as_a_profile(tmp_path: Path) -> None:
+    """Where a pool has several classes nobody knows yet on which one a pod will land."""
+    settings = {one["metadata"]["labels"]["sluice.dev/pool"]: one["data"] for one in worker_config_maps("mixed_gpus")}
+    assert PROFILE_FILE not in settings["prefill"]
+    path = tmp_path / PROFILE_FILE
+    path.write_text(settings["decode-cheap"][PROFILE_FILE], encoding="utf-8")
+    profile = profile_file.read(path)
+    assert (profile.gpu_class, profile.tensor_parallel) == ("a100", 1)
+    alone, batch = StepShape(1000, 500_000.0, 1, 0, 0), StepShape(0, 0.0, 0, 50, 100_000)
+    assert profile.curve.step_s(alone) == pytest.approx(0.009 + 0.06 + 0.001)
+    assert profile.curve.step_s(batch) == pytest.approx(0.009 + 0.002 + 0.007)
+    named = yaml.safe_load(settings["decode-cheap"]["worker.yaml"])["gpu"]["profile"]
+    assert named == f"/etc/sluice/{PROFILE_FILE}"
+
+
+def worker_config_maps(case: str) -> list[dict[str, Any]]:
+    return [one for one in manifests(case) if "worker.yaml" in one.get("data", {})]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -180,6 +180,9 @@ def test_a_routers_counts_are_read_from_its_metrics() -> None:
         "# TYPE sluice_slo_misses counter\n"
         'sluice_slo_misses_total{objective="ttft"} 3\n'
         "# TYPE sluice_queue_requests gauge\nsluice_queue_requests 2\n"
+        "# TYPE sluice_migrations counter\n"
+        'sluice_migrations_total{outcome="moved"} 5\nsluice_migrations_total{outcome="failed"} 1\n'
     )
     counted = traffic(text)
     assert (counted.ended, counted.ttft_misses, counted.tpot_misses, counted.queued) == (8, 3, 0, 2)
+    assert counted.moved == 5

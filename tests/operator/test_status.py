@@ -56,3 +56,16 @@ def test_speeds_that_move_are_written_now_and_then() -> None:
         trial.look(ref)
         trial.clock.advance(1.0)
     assert 3 <= len(trial.world.cluster.writes) - before <= 5
+
+
+def test_requests_that_run_wait_and_have_moved_are_told() -> None:
+    trial = Trial()
+    ref = trial.write(model_service())
+    trial.settle(ref)
+    trial.world.count(moved=2)
+    trial.settle(ref)
+    trial.world.count(inflight=9, queued=3, held=1, moved=7)
+    for _ in range(20):
+        trial.step(ref)
+    told = trial.status(ref)
+    assert (told["running"], told["queued"], told["moved"]) == (6, 4, 7)

@@ -13,6 +13,7 @@ from sluice.config.operator import OperatorConfig
 from sluice.operator import names
 from sluice.operator.accept import AcceptedPool, AcceptedService
 from sluice.operator.builders import pod_parts
+from sluice.operator.builders.gpu_profile import PROFILE_FILE, gpu_profile
 from sluice.operator.builders.model_volume import model_volume
 from sluice.operator.builders.settings_text import settings_text
 from sluice.operator.manifest import Kind, Manifest, digest, head
@@ -25,6 +26,7 @@ class PoolTemplate:
     pool: AcceptedPool
     revision: str
     settings: str  # worker.yaml
+    profile: str  # profile.json; empty: none
     pod: Manifest
 
 
@@ -33,6 +35,7 @@ def pool_template(service: AcceptedService, pool: AcceptedPool, config: Operator
     image = service.spec.images.worker or config.worker_image
     model = model_volume(service, config, image=image, wanted="all")
     settings = settings_text(worker_settings(service, pool, model_path=model.path))
+    profile = gpu_profile(pool, model=service.model_name)
     labels = names.pool_selector(service.name, pool.name)
     pod = {
         "metadata": {"labels": {**names.service_labels(service.name), **labels}},
@@ -58,8 +61,8 @@ def pool_template(service: AcceptedService, pool: AcceptedPool, config: Operator
             ],
         },
     }
-    revision = digest([pod, settings], chars=names.REVISION_CHARS)
-    return PoolTemplate(pool=pool, revision=revision, settings=settings, pod=pod)
+    revision = digest([pod, settings, *([profile] if profile else [])], chars=names.REVISION_CHARS)
+    return PoolTemplate(pool=pool, revision=revision, settings=settings, profile=profile, pod=pod)
 
 
 def worker_settings(service: AcceptedService, pool: AcceptedPool, *, model_path: str) -> dict[str, Any]:
@@ -78,7 +81,7 @@ def worker_settings(service: AcceptedService, pool: AcceptedPool, *, model_path:
         "metrics_port": names.PORT_METRICS,
         "stop_grace_s": spec.drain.deadline_s,
         **({"emulate": spec.model.emulated.shape} if spec.model.emulated is not None else {}),
-        **({"gpu": gpu} if (gpu := _gpu_settings(pool, emulated=emulated)) else {}),
+        **({"gpu": gpu} if (gpu := _gpu_settings(service, pool, emulated=emulated)) else {}),
         "engine": {"device": "cuda" if on_gpu else "cpu", **engine},
         "transfer": {
             "transports": list(spec.transfer.transports or (("nixl", "tcp") if on_gpu else ("tcp",))),
@@ -112,7 +115,7 @@ def worker_deployment(service: AcceptedService, template: PoolTemplate, *, repli
 
 
 def worker_config_map(service: AcceptedService, template: PoolTemplate) -> Manifest:
-    """The settings file of a revision."""
+    """The settings file of a revision, and the profile it names."""
     name = names.workload_name(service.name, template.pool.name, template.revision)
     labels = {
         **names.service_labels(service.name),
@@ -121,7 +124,10 @@ def worker_config_map(service: AcceptedService, template: PoolTemplate) -> Manif
     }
     return {
         **head(Kind.CONFIG_MAP, name, namespace=service.namespace, labels=labels),
-        "data": {"worker.yaml": template.settings},
+        "data": {
+            "worker.yaml": template.settings,
+            **({PROFILE_FILE: template.profile} if template.profile else {}),
+        },
     }
 
 
@@ -147,11 +153,13 @@ def _container(pool: AcceptedPool, config: OperatorConfig, *, image: str, mounts
     return pod_parts.container(one, config)
 
 
-def _gpu_settings(pool: AcceptedPool, *, emulated: str) -> dict[str, Any]:
+def _gpu_settings(service: AcceptedService, pool: AcceptedPool, *, emulated: str) -> dict[str, Any]:
     """What a worker cannot know of its GPU by itself."""
+    has_profile = bool(gpu_profile(pool, model=service.model_name))
     # A price only where there is one class: the cluster decides on which of several a pod lands.
     price = {"price_per_h": pool.classes[0].spec.price_per_hour} if len(pool.classes) == 1 else {}
-    return {**({"gpu_class": emulated} if emulated else {}), **price}
+    profile = {"profile": f"{names.CONFIG_FOLDER}/{PROFILE_FILE}"} if has_profile else {}
+    return {**({"gpu_class": emulated} if emulated else {}), **price, **profile}
 
 
 def _gpus(pool: AcceptedPool) -> Mapping[str, str]:

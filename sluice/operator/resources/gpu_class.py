@@ -50,9 +50,9 @@ class GPUClassSpec(Part):
     resource: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", max_length=253)] = "nvidia.com/gpu"
     """The extended resource that one GPU takes of a node."""
     memory_gib: Annotated[float, Field(gt=0)]
-    """Memory of one GPU."""
+    """Memory of one GPU; a pool whose KV would not fit is refused."""
     price_per_hour: Annotated[float, Field(ge=0)]
     """Dollars one GPU costs per hour; what $/1M tokens and cheapest-first are computed from."""
     curves: Curves = Field(default_factory=Curves)
-    """Capability curves; without them the platform learns from the workers."""
+    """How fast it is at first; the platform learns from the workers. Both curves, and for pools of this class alone."""
     rules: ClassVar[tuple[Rule, ...]] = ()

@@ -91,7 +91,11 @@ class ModelServiceStatus(Part):
     """Share of recent requests that met every objective."""
     dollars_per_million_tokens: float | None = None
     """What recent output cost on the GPUs that are running."""
+    running: int | None = None
+    """Requests that workers compute."""
     queued: int | None = None
     """Requests waiting for a worker."""
+    moved: int | None = None
+    """Running requests that changed their worker in the last five minutes, unnoticed."""
     kv_fabric: tuple[LinkStatus, ...] = ()
     """Links between workers, slowest first; at most 50."""
