@@ -181,6 +181,7 @@ def main() -> int:
     parser.add_argument("--ways", nargs="+", choices=("live shm", "live tcp", "live nixl"), default=["live shm"])
     parser.add_argument("--rounds", type=int, default=3, help="answers for each way and context")
     parser.add_argument("--moves", type=int, default=8, help="of every answer")
+    parser.add_argument("--warm", type=int, help="tokens of an answer moved beforehand; the longest context by default")
     parser.add_argument("--share", type=float, default=TransferConfig().copy_share)
     arguments = parser.parse_args()
     heads = ("context", "way", "moves", "", "ratio", "95 %", "median", "ms", "p95", "window", "steps")
@@ -199,7 +200,7 @@ def measure(arguments: argparse.Namespace, way: str, model: Path) -> None:
     plan = dataclasses.replace(plan, transfer=dataclasses.replace(plan.transfer, copy_share=arguments.share))
     with LocalFleet(plan) as fleet, grpc.insecure_channel(fleet.grpc_address) as channel:
         fleet.wait_ready(lambda _: None)
-        longest = [9 + n % 500 for n in range(max(arguments.contexts))]
+        longest = [9 + n % 500 for n in range(arguments.warm or max(arguments.contexts))]
         ask(channel, longest, moves=2)  # the workers meet, and touch their memory
         with company_on_each(channel) as company:
             for context in arguments.contexts:

@@ -49,7 +49,7 @@ class Moving:
         self._computed = 0
         self._room_tokens = 0
         self._rounds = 0
-        self._rests_s = 0.0  # how much longer copying may rest
+        self._paced_end = 0  # tokens of the sequence with which resting ends
         self._is_over = False
         self._is_denied = False
         self._is_unstarted = False  # it waits, or waits again: no KV of it exists
@@ -128,7 +128,9 @@ class Moving:
     async def _reserve(self) -> SourceEvent:
         """Ask the target for room for what is there and what may come while copying."""
         longest = self._around.shell.info.sequence_tokens_max - 1
-        self._room_tokens = min(longest, len(self._state.tokens) + precopy.GROWTH_TOKENS)
+        tokens = len(self._state.tokens)
+        self._room_tokens = min(longest, tokens + precopy.growth_tokens(tokens))
+        self._paced_end = tokens + precopy.paced_tokens(self._room_tokens - tokens)
         wanted = Wanted(
             sequence=self.sequence,
             epoch=self.epoch,
@@ -143,7 +145,6 @@ class Moving:
         except (SluiceError, grpc.RpcError) as error:
             return self._because(explain(error), SourceEvent.RESERVE_LOST)
         self._progress.start_over(cached_tokens=self.outbound.cached_tokens)
-        self._rests_s = precopy.PACED_TOKENS * self._around.shell.load().step_s
         return SourceEvent.OVER if self._is_over else SourceEvent.RESERVE_GRANTED
 
     async def _copy(self) -> SourceEvent:
@@ -256,10 +257,13 @@ class Moving:
 
     async def _rest(self, worked_s: float) -> None:
         """Leave the cores to the sequences that go on, if nobody waits for this move; ends when anything happens."""
-        for rest_s in precopy.rests(worked_s, share=self._around.settings.copy_share, left_s=self._rests_s):
-            if self._is_urgent or self._is_over or self.outbound.is_lease_lost:
+        shell, owed_s = self._around.shell, precopy.owed_s(worked_s, share=self._around.settings.copy_share)
+        while not (self._is_urgent or self._is_over or self.outbound.is_lease_lost):
+            left_tokens = self._paced_end - shell.tokens_of(self.sequence)
+            rest_s = precopy.rest_s(owed_s, left_tokens=left_tokens, step_s=shell.load().step_s)
+            if rest_s <= 0.0:
                 return
-            self._rests_s -= rest_s
+            owed_s -= rest_s
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), rest_s)

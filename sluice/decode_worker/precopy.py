@@ -7,7 +7,8 @@ link, so the rest shrinks every round; the limits are for links that are broken 
 
 A move nobody waits for is paced: its first round, which copies nearly everything, rests after each piece,
 so that the sequences that go on on both workers hardly notice it. Resting ends long before the sequence
-outgrows its room at the target.
+outgrows its room at the target: it is counted in the sequence's tokens, because how long its next steps last is
+only guessed, and guessed far too long just after its prompt has been computed.
 Next: `moving.py`.
 """
 
@@ -16,11 +17,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-GROWTH_TOKENS: Final = 256
-"""Room asked of the target beyond what is computed: tokens that may come while copying."""
-
-PACED_TOKENS: Final = GROWTH_TOKENS // 2
-"""A paced copy rests for as long as its sequence takes for so many tokens, all rests together."""
+GROWTH_TOKENS_MIN: Final = 256
+GROWTH_SHARE: Final = 16
+"""A longer sequence is copied, and rested for, for longer: room for one more token in so many."""
 
 PIECE_BYTES: Final = 8 << 20
 WORK_S: Final = 0.01
@@ -61,6 +60,16 @@ def after(done: Round) -> Choice:
     return Choice.FREEZE if is_small or is_last or is_tight else Choice.COPY_AGAIN
 
 
+def growth_tokens(tokens: int) -> int:
+    """Room asked of the target beyond a sequence's `tokens`: for those that may come while copying."""
+    return max(GROWTH_TOKENS_MIN, tokens // GROWTH_SHARE)
+
+
+def paced_tokens(growth_tokens: int) -> int:
+    """How many tokens may come, of those there is room for, before a copy does not rest any more."""
+    return growth_tokens // 2
+
+
 def pieces(*, first: int, end: int, piece_tokens: int) -> Iterator[int]:
     """Where each piece of the copy of tokens [first, end) ends; one piece if there is nothing to copy."""
     yield from range(first + piece_tokens, end, piece_tokens)
@@ -72,12 +81,14 @@ def joining_s(kv_bytes: int, *, is_gathered: bool) -> float:
     return WORK_S + (kv_bytes / GATHERED_BYTES_PER_S if is_gathered else 0.0)
 
 
-def rests(worked_s: float, *, share: float, left_s: float) -> Iterator[float]:
-    """How long to rest after `worked_s` of work, in pieces, so that a move works `share` of its time.
+def owed_s(worked_s: float, *, share: float) -> float:
+    """How long to rest after `worked_s` of work, so that a move works `share` of its time."""
+    return worked_s * (1.0 - share) / share
 
-    `left_s` is what remains of the time that may be rested in all.
+
+def rest_s(owed_s: float, *, left_tokens: int, step_s: float) -> float:
+    """How long to rest before looking again, of what is owed; 0 or less: go on.
+
+    `left_tokens` may still come before resting has to end; `step_s` is how long one takes, as far as anybody knows.
     """
-    rest_s = min(worked_s * (1.0 - share) / share, left_s)
-    while rest_s > 0.0:
-        yield min(rest_s, REST_S_MAX)
-        rest_s -= REST_S_MAX
+    return min(owed_s, left_tokens * step_s, REST_S_MAX)

@@ -134,7 +134,7 @@ class Shell:
             case "retarget":
                 target = message.retarget.target if message.retarget.HasField("target") else None
                 sequence = SequenceId(message.retarget.sequence)
-                if self._is_current(sequence, Epoch(message.retarget.epoch)):
+                if self.epoch_of(sequence) == Epoch(message.retarget.epoch):
                     self._handoffs.retarget(sequence, Epoch(message.retarget.epoch), target)
             case "claim" | "adopt":
                 self._claims.on_message(link, message)
@@ -144,8 +144,7 @@ class Shell:
                 self._cancel(SequenceId(message.cancel.sequence), Epoch(message.cancel.epoch))
             case "migrate":
                 sequence, epoch = SequenceId(message.migrate.sequence), Epoch(message.migrate.epoch)
-                if self._is_current(sequence, epoch):
-                    self._migrations.begin(sequence, epoch, message.migrate.target)
+                self._migrations.begin(sequence, epoch, message.migrate.target)
             case "unfreeze":
                 self._migrations.deny(SequenceId(message.unfreeze.sequence), Epoch(message.unfreeze.epoch))
             case "drain" | "set_role":
@@ -288,8 +287,9 @@ class Shell:
         """The epoch under which the sequence lives here, if it does."""
         return live.epoch if (live := self._live.get(sequence)) is not None else None
 
-    def _is_current(self, sequence: SequenceId, epoch: Epoch) -> bool:
-        return self.epoch_of(sequence) == epoch
+    def tokens_of(self, sequence: SequenceId) -> int:
+        """How many tokens a sequence that lives here has by now; 0 if it does not."""
+        return len(live.state.tokens) + len(live.output) if (live := self._live.get(sequence)) is not None else 0
 
     def _cancel(self, sequence: SequenceId, epoch: Epoch) -> None:
         if sequence in self._starting and self._starting[sequence][0] <= epoch:

@@ -61,7 +61,7 @@ class Migrations(Protocol):
         ...
 
     def begin(self, sequence: SequenceId, epoch: Epoch, target: pb.DecodeTarget) -> None:
-        """Move a sequence that runs here; the router hears how it went."""
+        """Move a sequence, if it runs here under this epoch; the router hears how it went."""
         ...
 
     def on_ended(self, sequence: SequenceId) -> None:
