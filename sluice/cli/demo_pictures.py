@@ -73,10 +73,11 @@ def _panel(asked: Asked, *, is_first: bool) -> Panel:
     grid = Table.grid(padding=(0, 2))
     grid.add_row(Text("prompt", "dim"), Text.assemble(asked.question, (f"   [{row.prompt_tokens} tokens]", "dim")))
     grid.add_row(Text("answer", "dim"), Text.assemble((asked.answer, "bold"), mark))
-    for number, shown in enumerate(row.shown, start=1):
+    for shown in row.shown:
         what = ("cache hit", "bold green") if shown.known else ("encoded", "bold yellow")
         grid.add_row(
-            Text(f"image {number}", "dim"), Text.assemble(f"{shown.tokens} embeddings of {shown.encoder}: ", what)
+            Text(f"image {shown.image + 1}", "dim"),
+            Text.assemble(f"{shown.tokens} embeddings of {shown.encoder}: ", what),
         )
     times = f"TTFT {row.first_token_s * 1e3:.0f} ms, prefill on {row.prefill_worker}, decode on {row.decode_worker}"
     grid.add_row(Text("times", "dim"), Text(times))

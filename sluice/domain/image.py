@@ -7,7 +7,8 @@ equal ones, without knowing what an image is. Next: `engine/vision/` for what th
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Final
 
 from sluice.domain.block_hash import HASH_BYTES, HASH_UNIT_TOKENS
@@ -19,6 +20,10 @@ IMAGE_TOKEN_FROM: Final = 1 << 31
 
 FILL_TOKEN: Final = 0
 """Follows an image's tokens in the image's own sequence."""
+
+PART_TILES: Final = 4
+"""Tiles of a picture that are encoded together. Real tiles are 64 to 169 embeddings: as few as one would be a
+quarter fill, and as many handoffs as tiles; all would leave every encode worker but one with nothing to do."""
 
 _WORD_BYTES: Final = 4
 _WORDS: Final = IMAGE_DIGEST_BYTES // _WORD_BYTES
@@ -63,6 +68,49 @@ class ImageLayout:
     tile_rows: int = 0
     tile_columns: int = 0
     tile_tokens: int = 0
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles it is cut into, the one of the whole picture included; 1 where it is not cut."""
+        return self.tokens // self.tile_tokens if self.tile_rows else 1
+
+
+def tile_runs(layout: ImageLayout) -> list[tuple[int, int]]:
+    """The tiles [first, end) of each part of a picture: what is encoded, cached and sent by itself.
+
+    A tower sees every tile by itself, so they may go to several encode workers; a picture that is not cut is seen
+    as a whole and is one part. Follows from the layout alone: equal pictures have equal parts everywhere.
+    """
+    return list(pairwise([*range(0, layout.tiles, PART_TILES), layout.tiles]))
+
+
+def parts_of(layout: ImageLayout) -> tuple[ImageLayout, ...]:
+    """The parts as images of their own, in order: each with a name of its own."""
+    runs = tile_runs(layout)
+    if len(runs) == 1:
+        return (layout,)
+    whole = replace(layout, tile_rows=0, tile_columns=0, tile_tokens=0)
+    sizes = [(end - first) * layout.tile_tokens for first, end in runs]
+    return tuple(
+        replace(whole, digest=_part_digest(layout.digest, run), tokens=size, columns=size)
+        for run, size in zip(runs, sizes, strict=True)
+    )
+
+
+def _part_digest(digest: bytes, run: tuple[int, int]) -> bytes:
+    named = b"".join(tile.to_bytes(_WORD_BYTES, "little") for tile in run)
+    return hashlib.blake2b(named, digest_size=IMAGE_DIGEST_BYTES, key=digest).digest()
+
+
+def run_of(layout: ImageLayout, first: int) -> tuple[list[int], list[ImageSpan]]:
+    """All tokens of an image, and where its parts stand, if they are laid out from token `first` of a prompt on."""
+    tokens: list[int] = []
+    spans: list[ImageSpan] = []
+    for part in parts_of(layout):
+        at = first + len(tokens)
+        spans.append(ImageSpan(digest=part.digest, first=at, rows=part.rows, columns=part.columns))
+        tokens += image_tokens(part.digest, part.tokens)
+    return tokens, spans
 
 
 def image_tokens(digest: bytes, count: int, *, offset: int = 0) -> list[int]:

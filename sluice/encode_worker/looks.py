@@ -16,10 +16,10 @@ from typing import Final, Protocol
 from sluice.clock import Clock
 from sluice.config.worker import ImagesConfig
 from sluice.domain.ids import BlockHash, Epoch, RequestId, RouterId, SequenceId
-from sluice.domain.image import ImageLayout
+from sluice.domain.image import ImageLayout, parts_of
 from sluice.domain.image_sequence import image_sequence
 from sluice.domain.sequence import SequenceState
-from sluice.errors import NoWorkerError, OverloadedError, SluiceError
+from sluice.errors import InvalidRequestError, NoWorkerError, OverloadedError, SluiceError
 from sluice.telemetry.metrics import WorkerMetrics
 from sluice.wire import convert
 from sluice.wire.gen import sluice_pb2 as pb
@@ -100,6 +100,7 @@ class LookTable:
             layout = await loop.run_in_executor(
                 self._threads, lambda: self._eye.look(look.picture, root=root, field=look.field)
             )
+            part = _part(look, layout)
         except SluiceError as error:
             self._metrics.picture_refused()
             link.send(failure(sequence, epoch, error))
@@ -107,7 +108,7 @@ class LookTable:
         prepare_s = self._now_s() - started_s
         self._metrics.picture_prepared(seconds=prepare_s)
         link.send(pb.WorkerMessage(looked=_looked(look, layout, prepare_s=prepare_s)))
-        start = pb.Start(state=convert.state_to_wire(_state(look, layout)))
+        start = pb.Start(state=convert.state_to_wire(_state(look, part)))
         self._shell.on_message(link, pb.RouterMessage(start=start))
 
     def _on_done(self, look: pb.Look, task: "asyncio.Task[None]") -> None:
@@ -132,10 +133,19 @@ def _looked(look: pb.Look, layout: ImageLayout, *, prepare_s: float) -> pb.Looke
     )
 
 
-def _state(look: pb.Look, layout: ImageLayout) -> SequenceState:
-    """The image's own sequence, for nobody in particular: it ends when its embeddings are in the cache."""
+def _part(look: pb.Look, layout: ImageLayout) -> ImageLayout:
+    """What of the picture is to be encoded. Raises InvalidRequestError if there is no such part."""
+    parts = parts_of(layout)
+    if look.part >= len(parts):
+        problem = f"has {len(parts)} parts, and part {look.part} was asked for"
+        raise InvalidRequestError(field=look.field, problem=problem, remedy="send the picture again")
+    return parts[look.part]
+
+
+def _state(look: pb.Look, part: ImageLayout) -> SequenceState:
+    """The part's own sequence, for nobody in particular: it ends when its embeddings are in the cache."""
     return image_sequence(
-        layout,
+        part,
         sequence=SequenceId(look.sequence),
         viewer=SequenceId(look.sequence),
         request=RequestId(look.request),

@@ -8,7 +8,7 @@ Next: `joint.py` for who prefills and decodes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -41,6 +41,10 @@ class Encoder:
     decodes: int = 0  # sequences that wait while it encodes
     slack_s: float = 0.0  # how long they may wait without missing an objective
     held: frozenset[int] = frozenset()  # indices of the request's images whose embeddings it has
+
+    def later(self, delay_s: float) -> "Encoder":
+        """The same, beginning `delay_s` later."""
+        return replace(self, wait_s=self.wait_s + delay_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

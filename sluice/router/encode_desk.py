@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sluice.clock import Clock
@@ -71,23 +71,29 @@ class EncodeDesk:
 
     def recall(self, name: bytes, *, field: str, root: BlockHash) -> Picture | None:
         """A picture by its file's name, if some encode worker still has its embeddings: held while it is needed."""
-        shown = Shown(name=name, data=b"", field=field, root=embedding_root(root))
-        layout, view = self._looks.layout_of(name), self._looks.choose(shown)
-        if layout is None or view is None or not view.cached:
+        layout = self._looks.layout_of(name)
+        if layout is None:
             return None
         picture = Picture(name=name, data=b"", field=field, layout=layout, is_known=True)
-        kept = self._keeps.keep(shown.key, layout, self._fleet.at(view.slot))
-        if kept is not None:
-            weakref.finalize(picture, self._keeps.let_go, kept)
+        whole = Shown(name=name, data=b"", field=field, root=embedding_root(root))
+        shown = [replace(whole, part=part) for part in range(len(picture.parts))]
+        views = [view for one in shown if (view := self._looks.choose(one)) is not None and view.cached]
+        if len(views) < len(shown):
+            return None
+        for one, part, view in zip(shown, picture.parts, views, strict=True):
+            kept = self._keeps.keep(one.key, part, self._fleet.at(view.slot))
+            if kept is not None:
+                weakref.finalize(picture, self._keeps.let_go, kept)
         return picture
 
     def _looking(self, shown: Shown) -> _Answer:
         """The layout, if the picture is known; otherwise a look. What no encoder has any more is encoded meanwhile."""
-        layout, view = self._looks.layout_of(shown.name), self._looks.choose(shown)
-        if layout is not None and view is not None and (view.cached or view.prepared):
-            return _Answer(layout, is_known=True)
-        looking = self._looks.look(shown)
-        return _Answer(layout or looking, is_known=False)
+        layout = self._looks.layout_of(shown.name)
+        if layout is None:
+            return _Answer(self._looks.look(shown), is_known=False)
+        lacking = self._looks.lacking(shown)
+        self._looks.share(shown, lacking)
+        return _Answer(layout, is_known=not lacking)
 
     # ------------------------------------------------------------ prompts
 

@@ -23,9 +23,10 @@ def image_state(
     router: RouterId,
     purpose: str,
     traceparent: str = "",
+    max_tokens: int = 2,
 ) -> SequenceState:
     """The sequence whose KV is the image's embeddings. `root` starts its hash chain, `viewer` will read it,
-    `purpose` ends its request's name in logs."""
+    `purpose` ends its request's name in logs; `max_tokens` as for `image_sequence`."""
     return image_sequence(
         layout,
         sequence=sequence,
@@ -34,6 +35,6 @@ def image_state(
         router=router,
         epoch=Epoch(EPOCH),
         root=root,
-        max_tokens=2,
+        max_tokens=max_tokens,
         traceparent=traceparent,
     )

@@ -228,15 +228,15 @@ class Intake:
         """An image must fit an encode worker, a prompt's images its worker all at once: what fits nowhere is refused
         before anyone tries."""
         room, largest, total = self._fleet.image_tokens_max, self._fleet.picture_tokens_max, 0
-        for picture in pictures:
-            tokens = held_tokens(picture.layout.tokens)
+        for one, part in [(picture, part) for picture in pictures for part in picture.parts]:
+            tokens = held_tokens(part.tokens)
             if largest is not None and tokens > largest:
                 remedy = f"send a smaller one: encode workers hold {largest} (their engine.kv_memory_mib)"
-                _refuse(picture.field, f"takes {tokens} embeddings", remedy)
+                _refuse(one.field, f"takes {tokens} embeddings", remedy)
             total += tokens
             if room is not None and total > room:
                 remedy = f"send fewer or smaller ones: workers hold {room} (images.embeddings_mib of their settings)"
-                _refuse(picture.field, f"takes the prompt's pictures to {total} embeddings", remedy)
+                _refuse(one.field, f"takes the prompt's pictures to {total} embeddings", remedy)
 
     def _text(self, prompt: PromptInput) -> str | tuple[int, ...]:
         if not isinstance(prompt, Conversation):

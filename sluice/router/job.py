@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sluice.domain.ids import BlockHash, Epoch, RequestId, RouterId, SequenceId
-from sluice.domain.image import ImageLayout, ImageSpan
+from sluice.domain.image import ImageLayout, ImageSpan, parts_of
 from sluice.domain.sampling import SamplingParams
 from sluice.domain.sequence import SequenceState
 from sluice.domain.slo import STANDARD, SloClass
@@ -22,6 +22,11 @@ class Picture:
     field: str  # where the client put it
     layout: ImageLayout
     is_known: bool = False  # an encode worker had looked at it before this request
+
+    @property
+    def parts(self) -> tuple[ImageLayout, ...]:
+        """What of it is encoded and brought by itself."""
+        return parts_of(self.layout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

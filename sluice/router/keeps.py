@@ -12,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from sluice.domain.ids import BlockHash, RouterId, SequenceId
+from sluice.domain.ids import RouterId, SequenceId
 from sluice.domain.image import ImageLayout, held_tokens
 from sluice.router import orders
 from sluice.router.fleet import Member
 from sluice.router.image_state import EPOCH, image_state
+from sluice.router.looks import Key
 from sluice.wire.gen import sluice_pb2 as pb
 
 HELD_SHARE: Final = 4
@@ -25,12 +26,10 @@ HELD_SHARE: Final = 4
 NOBODY: Final = pb.DecodeTarget()
 """A target without a name: whoever is told to hand off there holds the sequence instead."""
 
-Key = tuple[BlockHash, bytes]
-
 
 @dataclass(slots=True, eq=False)
 class Kept:
-    """One picture held at one worker, for `wanted` requests."""
+    """One part of a picture held at one worker, for `wanted` requests."""
 
     member: Member
     sequence: SequenceId
@@ -48,7 +47,7 @@ class Keeps:
         self._let_go: deque[Kept] = deque()  # said on any thread, done on the loop
 
     def keep(self, key: Key, layout: ImageLayout, member: Member) -> Kept | None:
-        """Hold a picture at `member`, which has it, until all who asked have let go; None without room to hold it."""
+        """Hold a part of a picture at `member`, which has it, until all who asked have let go; None without room."""
         kept = self._kept.get(key)
         if kept is None:
             tokens = held_tokens(layout.tokens)

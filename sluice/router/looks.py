@@ -1,6 +1,7 @@
 """Asks encode workers to look at pictures: what comes back is how a prompt lays them out.
 
     picture --Look--> the least busy encode worker --Looked--> layout      (it goes on and encodes it)
+                          |                           `--cut into tiles--> its other parts, spread over encode workers
                           `--busy, lost, silent--> another one; after LOOKS_MAX of them the request fails
 
 A layout is remembered by the hash of the picture's file, so that a picture seen before needs no look. One
@@ -10,20 +11,21 @@ Next: `encode_desk.py`, `encode_worker/looks.py` for who answers.
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeAlias, TypeVar
 
 from sluice.capacity.encode_curve import EncodeCurve
 from sluice.clock import Clock
 from sluice.domain.block_hash import HASH_UNIT_TOKENS, extend_chain
 from sluice.domain.ids import BlockHash, BootId, RouterId, SequenceId
-from sluice.domain.image import ImageLayout, embedding_tokens
+from sluice.domain.image import ImageLayout, embedding_tokens, parts_of
 from sluice.errors import InvalidRequestError, NoWorkerError, SluiceError
 from sluice.policy.encoding import Encoder, choose_encoders
+from sluice.router import orders
 from sluice.router.fleet import Fleet, Member
-from sluice.router.image_state import EPOCH
+from sluice.router.image_state import EPOCH, image_state
 from sluice.wire.gen import sluice_pb2 as pb
 
 K = TypeVar("K")
@@ -45,27 +47,31 @@ SEEN_MAX: Final = 4096
 _UNSENT: Final = SequenceId(0)
 
 
+Key: TypeAlias = tuple[BlockHash, bytes, int]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """A picture as its file, with what names it."""
+    """A part of a picture, with the picture's file and what names it. One that is not cut has part 0 alone."""
 
     name: bytes
     data: bytes
     field: str
     root: BlockHash  # of the image's own hash chain
+    part: int = 0
 
     @property
-    def key(self) -> tuple[BlockHash, bytes]:
-        """Tenant and picture."""
-        return self.root, self.name
+    def key(self) -> Key:
+        """Tenant, picture and part."""
+        return self.root, self.name, self.part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderView:
     """What is known of one encode worker that admits work."""
 
-    cached: bool  # it has all embeddings of the image
-    prepared: bool  # it has looked at the picture
+    cached: bool  # it has all embeddings of the part
+    prepared: bool  # it has looked at the picture, and makes them
     encoder: Encoder
 
     @property
@@ -76,15 +82,22 @@ class EncoderView:
 
 @dataclass(slots=True, eq=False)
 class _Look:
-    """One picture on its way to its layout."""
+    """One picture on its way to its layout, at one encode worker."""
 
     shown: Shown
+    parts: tuple[int, ...]  # what this worker is to encode; of an unknown picture, its first
     answer: "asyncio.Future[ImageLayout]"
     avoid: AbstractSet[BootId]
+    is_unknown: bool  # nobody has said how many parts there are
     sequence: SequenceId = _UNSENT
     member: Member | None = None
     sent_s: float = 0.0
     failed: set[BootId] = field(default_factory=set)
+
+    @property
+    def keys(self) -> list[Key]:
+        """What it is open for."""
+        return [replace(self.shown, part=part).key for part in self.parts]
 
 
 class Looks:
@@ -108,10 +121,11 @@ class Looks:
         self._router = router
         self._new_sequence = new_sequence
         self._open: dict[SequenceId, _Look] = {}
-        self._by_key: dict[tuple[BlockHash, bytes], _Look] = {}
+        self._by_key: dict[Key, _Look] = {}
         self._encoding: dict[SequenceId, tuple[Member, int]] = {}  # looked at, not yet encoded: who, how many tokens
         self._layouts: OrderedDict[bytes, ImageLayout] = OrderedDict()
-        self._seen_by: OrderedDict[tuple[BlockHash, bytes], BootId] = OrderedDict()
+        self._seen_by: OrderedDict[Key, BootId] = OrderedDict()
+        self._holders: OrderedDict[tuple[BlockHash, bytes], frozenset[BootId]] = OrderedDict()  # who has looked at it
 
     # ---------------------------------------------------------------- asking
 
@@ -120,17 +134,56 @@ class Looks:
         return self._layouts.get(name)
 
     def look(self, shown: Shown, *, avoid: AbstractSet[BootId] = frozenset()) -> "asyncio.Future[ImageLayout]":
-        """Have a picture prepared and encoded, by others than `avoid` if there are any.
+        """Have a picture prepared and this part of it encoded, by others than `avoid` if there are any; the other parts
+        of a picture that nobody has looked at, too, by whoever is free.
 
         The future fails with a SluiceError; nobody need wait for it.
         """
         look = self._by_key.get(shown.key)
         if look is None:
-            look = _Look(shown, asyncio.get_running_loop().create_future(), avoid=frozenset(avoid))
-            look.answer.add_done_callback(_retrieve)
-            self._by_key[shown.key] = look
-            self._send(look)
+            look = self._open_look(shown, (shown.part,), avoid=avoid)
+            self._send(look, self.choose(shown, avoid=look.avoid))
         return look.answer
+
+    def lacking(self, shown: Shown) -> list[int]:
+        """The parts of a known picture whose embeddings no encode worker has, or is making."""
+        views = (self.choose(replace(shown, part=part)) for part in range(len(parts_of(self._layouts[shown.name]))))
+        return [part for part, view in enumerate(views) if view is None or not (view.cached or view.prepared)]
+
+    def share(self, shown: Shown, parts: Sequence[int], *, prepare_s: float = 0.0) -> None:
+        """Have these parts of a known picture encoded, spread over encode workers. Who has not looked at it needs
+        `prepare_s` more."""
+        wanted = [part for part in parts if replace(shown, part=part).key not in self._by_key]
+        holders = self._holders.get((shown.root, shown.name), frozenset())
+        views = {view.slot: view for view in self._views(shown, excluded=frozenset())}
+        encoders = [
+            view.encoder if self._boot_at(slot) in holders else view.encoder.later(prepare_s)
+            for slot, view in views.items()
+        ]
+        layouts = parts_of(self._layouts[shown.name])
+        plan = choose_encoders([layouts[part].tokens for part in wanted], encoders, budget_s=self._budget_s)
+        for shard in () if plan is None else plan.shards:
+            mine = [wanted[index] for index in shard.images]
+            if self._boot_at(shard.slot) in holders:
+                for part in mine:
+                    self._begin(replace(shown, part=part), layouts[part], self._fleet.at(shard.slot))
+            else:
+                self._send(self._open_look(replace(shown, part=mine[0]), tuple(mine)), views[shard.slot])
+
+    def _open_look(self, shown: Shown, parts: tuple[int, ...], *, avoid: AbstractSet[BootId] = frozenset()) -> _Look:
+        answer: asyncio.Future[ImageLayout] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(_retrieve)
+        is_unknown = shown.name not in self._layouts
+        look = _Look(shown, parts, answer, avoid=frozenset(avoid), is_unknown=is_unknown)
+        self._by_key.update(dict.fromkeys(look.keys, look))
+        return look
+
+    def _close_look(self, look: _Look) -> None:
+        for key in look.keys:
+            self._by_key.pop(key, None)
+
+    def _boot_at(self, slot: int) -> BootId:
+        return self._fleet.at(slot).info.boot
 
     def choose(
         self, shown: Shown, *, avoid: AbstractSet[BootId] = frozenset(), excluded: AbstractSet[BootId] = frozenset()
@@ -142,13 +195,17 @@ class Looks:
         """
         views = list(self._views(shown, excluded=excluded | avoid)) or list(self._views(shown, excluded=excluded))
         near = [view for view in views if view.cached] or [view for view in views if view.prepared] or views
-        layout = self._layouts.get(shown.name)
+        layout = self._part(shown)
         tokens = LOOK_TOKENS if layout is None else layout.tokens
         plan = choose_encoders((tokens,), [view.encoder for view in near], budget_s=self._budget_s)
         return None if plan is None else next(view for view in near if view.slot == plan.shards[0].slot)
 
+    def _part(self, shown: Shown) -> ImageLayout | None:
+        layout = self._layouts.get(shown.name)
+        return None if layout is None else parts_of(layout)[shown.part]
+
     def _views(self, shown: Shown, *, excluded: AbstractSet[BootId]) -> Iterator[EncoderView]:
-        layout, cached, wanted = self._layouts.get(shown.name), dict[int, int](), 1
+        layout, cached, wanted = self._part(shown), dict[int, int](), 1
         if layout is not None:
             hashes = extend_chain(shown.root, embedding_tokens(layout.digest, layout.tokens))
             cached, wanted = self._fleet.index.match(hashes), len(hashes) * HASH_UNIT_TOKENS
@@ -192,11 +249,10 @@ class Looks:
             slack_s=self._tpot_s,
         )
 
-    def _send(self, look: _Look) -> None:
-        """Ask the best encode worker that has not failed; there may be none."""
-        view = self.choose(look.shown, avoid=look.avoid, excluded=look.failed)
+    def _send(self, look: _Look, view: EncoderView | None) -> None:
+        """Ask an encode worker; there may be none that has not failed."""
         if view is None or len(look.failed) >= LOOKS_MAX:
-            del self._by_key[look.shown.key]
+            self._close_look(look)
             if not look.answer.done():
                 why = f"{len(look.failed)} encode workers could not look at it" if look.failed else "none is ready"
                 look.answer.set_exception(NoWorkerError(f"{look.shown.field}: {why}; try again"))
@@ -212,8 +268,23 @@ class Looks:
             picture=shown.data,
             root=shown.root,
             field=shown.field,
+            part=shown.part,
         )
         look.member.link.send(pb.RouterMessage(look=message))
+
+    def _begin(self, shown: Shown, layout: ImageLayout, member: Member) -> None:
+        """Have a worker that has looked at a picture encode one more part of it, for whoever asks next."""
+        sequence = self._new_sequence()
+        self._note(shown, layout, member, sequence)
+        state = image_state(
+            layout, sequence=sequence, viewer=sequence, root=shown.root, router=self._router, purpose="begun",
+            max_tokens=1,
+        )  # fmt: skip
+        member.link.send(orders.start(state, None))
+
+    def _note(self, shown: Shown, layout: ImageLayout, member: Member, sequence: SequenceId) -> None:
+        _remember(self._seen_by, shown.key, member.info.boot, most=SEEN_MAX)
+        self._encoding[sequence] = (member, layout.tokens)
 
     # ---------------------------------------------------------------- what workers say
 
@@ -226,7 +297,7 @@ class Looks:
         look = self._open.pop(SequenceId(looked.sequence), None)
         if look is None or look.member is not member:
             return
-        self._by_key.pop(look.shown.key, None)
+        self._close_look(look)
         layout = ImageLayout(
             digest=looked.digest,
             tokens=looked.tokens,
@@ -237,8 +308,15 @@ class Looks:
             tile_tokens=looked.tile_tokens,
         )
         _remember(self._layouts, look.shown.name, layout, most=LAYOUTS_MAX)
-        _remember(self._seen_by, look.shown.key, member.info.boot, most=SEEN_MAX)
-        self._encoding[look.sequence] = (member, layout.tokens)
+        shown, parts = look.shown, parts_of(layout)
+        picture = shown.root, shown.name
+        _remember(self._holders, picture, self._holders.get(picture, frozenset()) | {member.info.boot}, most=SEEN_MAX)
+        self._note(shown, parts[shown.part], member, look.sequence)
+        if look.is_unknown:
+            others = [part for part in range(len(parts)) if part != shown.part]
+            self.share(shown, others, prepare_s=looked.prepare_s)
+        for part in look.parts[1:]:
+            self._begin(replace(shown, part=part), parts[part], member)
         if not look.answer.done():
             look.answer.set_result(layout)
 
@@ -278,10 +356,10 @@ class Looks:
         if look.member is not None:
             look.failed.add(look.member.info.boot)
         look.member = None
-        self._send(look)
+        self._send(look, self.choose(look.shown, avoid=look.avoid, excluded=look.failed))
 
     def _refuse(self, look: _Look, error: SluiceError) -> None:
-        del self._by_key[look.shown.key]
+        self._close_look(look)
         if not look.answer.done():
             look.answer.set_exception(error)
 

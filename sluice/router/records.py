@@ -59,7 +59,7 @@ class Record:
     images_bytes: int = 0
     images_s: float = 0.0  # from the prompt's start to the arrival of its last image
     encoders: list[str] = field(default_factory=list)
-    shown: list[pb.ShownRow] = field(default_factory=list)  # by image of the prompt
+    shown: list[pb.ShownRow] = field(default_factory=list)  # by part of the images of the prompt
 
     def handed_off(self, report: pb.HandoffReport, *, now_s: float) -> None:
         """A handoff committed, maybe long after the sequence ended."""

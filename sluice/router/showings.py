@@ -1,8 +1,9 @@
-"""Brings the embeddings of a prompt's images to the worker that computes the prompt, image by image.
+"""Brings the embeddings of a prompt's images to the worker that computes the prompt, part by part.
 
-Each image is a sequence of its own at an encode worker, handed off to the reader's worker: spread over all encode
-workers, each pushed as soon as it is encoded. A dead encode worker's share is looked at again elsewhere. The legal
-moves are `showing.py`'s table. Lives on the event loop; never awaits. Next: `looks.py`, `flow.py`.
+Each part of an image is a sequence of its own at an encode worker, handed off to the reader's worker: spread over all
+encode workers, each pushed as soon as it is encoded; the reader puts them in order. A dead encode worker's share is
+looked at again elsewhere. The legal moves are `showing.py`'s table. Lives on the event loop; never awaits. Next:
+`looks.py`, `flow.py`.
 """
 
 import asyncio
@@ -48,7 +49,7 @@ class Reader:
 
 @dataclass(slots=True, eq=False)
 class _Showing:
-    """One image on its way to one reader."""
+    """One part of an image on its way to one reader."""
 
     reader: Reader
     shown: Shown
@@ -93,18 +94,26 @@ class Showings:
         self.end(reader.sequence)
         root = embedding_root(reader.prompt.root)
         pictures = reader.prompt.pictures
-        rows = reader.record.shown = [pb.ShownRow(tokens=one.layout.tokens, known=one.is_known) for one in pictures]
-        for picture, row in zip(pictures, rows, strict=True):
-            shown = Shown(name=picture.name, data=picture.data, field=picture.field, root=root)
-            one = _Showing(reader, shown, picture.layout, target, self._now_s(), row)
-            self._of.setdefault(reader.sequence, []).append(one)
+        reader.record.shown = []
+        for image, picture in enumerate(pictures):
             self._metrics.image(is_known=picture.is_known)
-            view = self._looks.choose(shown)
-            if view is not None and (view.cached or view.prepared):
-                reader.record.images_cached += view.cached and picture.is_known
-                self._feed(one, Event.LOOKED)
-            else:
-                self._look(one)
+            is_cached = True
+            for part, layout in enumerate(picture.parts):
+                shown = Shown(name=picture.name, data=picture.data, field=picture.field, root=root, part=part)
+                row = pb.ShownRow(tokens=layout.tokens, known=picture.is_known, image=image)
+                reader.record.shown.append(row)
+                is_cached &= self._begin_part(_Showing(reader, shown, layout, target, self._now_s(), row))
+            reader.record.images_cached += is_cached and picture.is_known
+
+    def _begin_part(self, one: _Showing) -> bool:
+        """Whether some encode worker has its embeddings."""
+        self._of.setdefault(one.reader.sequence, []).append(one)
+        view = self._looks.choose(one.shown)
+        if view is None or not (view.cached or view.prepared):
+            self._look(one)
+            return False
+        self._feed(one, Event.LOOKED)
+        return view.cached
 
     def end(self, reader: SequenceId) -> None:
         """It will read no more: it ended, or is computed elsewhere."""

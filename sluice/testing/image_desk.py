@@ -9,7 +9,7 @@ from typing import Final
 
 from sluice.domain.block_hash import extend_chain
 from sluice.domain.ids import BootId, RequestId, WorkerId
-from sluice.domain.image import ImageLayout, ImageSpan, image_tokens
+from sluice.domain.image import ImageSpan, run_of
 from sluice.domain.load import WorkerInfo
 from sluice.domain.role import Role
 from sluice.domain.sampling import SamplingParams
@@ -21,6 +21,9 @@ from sluice.testing.dispatch_desk import ROOT, Desk, RecordedLink
 from sluice.wire.gen import sluice_pb2 as pb
 
 IMAGE_TOKENS: Final = 20
+TILED: Final = b"tiled"
+"""What begins a file of which the played encode workers make tiles: 3 x 4 of them and the whole, in four parts."""
+TILE_TOKENS: Final = 6
 
 
 class ImageDesk(Desk):
@@ -63,6 +66,9 @@ class ImageDesk(Desk):
         """The encode worker has prepared the picture, and encodes it."""
         message = pb.Looked(sequence=look.sequence, epoch=look.epoch, digest=digest_of(look.picture))
         message.tokens, message.rows, message.columns = IMAGE_TOKENS, 1, IMAGE_TOKENS
+        if look.picture.startswith(TILED):
+            message.tile_rows, message.tile_columns, message.tile_tokens = 3, 4, TILE_TOKENS
+            message.tokens = message.columns = 13 * TILE_TOKENS
         self.dispatcher.on_message(member, pb.WorkerMessage(looked=message))
 
     def failed(
@@ -104,10 +110,10 @@ def prompt_of(pictures: tuple[Picture, ...]) -> Prompt:
     tokens: list[int] = []
     spans: list[ImageSpan] = []
     for picture in pictures:
-        layout: ImageLayout = picture.layout
         tokens += [5, 6, 7]
-        spans.append(ImageSpan(digest=layout.digest, first=len(tokens), rows=1, columns=layout.tokens))
-        tokens += image_tokens(layout.digest, layout.tokens)
+        run, parts = run_of(picture.layout, len(tokens))
+        tokens += run
+        spans += parts
     return Prompt(
         tokens=(*tokens, 8),
         root=ROOT,

@@ -6,12 +6,12 @@ Most families replace the placeholder by a run of tokens; those that cut picture
 (transformers, processing_idefics3.py). Pure but for `load`; no torch. Next: `domain/image.py` for the tokens.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from sluice.domain.image import ImageLayout, ImageSpan, image_tokens
+from sluice.domain.image import ImageLayout, ImageSpan, image_tokens, parts_of, run_of, tile_runs
 from sluice.errors import InvalidRequestError
 from sluice.text.model_files import read_json
 
@@ -65,17 +65,18 @@ class VisionText:
 
     def _open_up(self, layout: ImageLayout, prompt: list[int], spans: list[ImageSpan]) -> None:
         if self.marks is None or not layout.tile_tokens or layout.tile_rows > TILE_SIDE_MAX:
-            _append(layout, prompt, spans, rows=layout.rows, columns=layout.columns, offset=0)
+            tokens, found = run_of(layout, len(prompt))
+            prompt += tokens
+            spans += found
             return
-        size, tile = layout.tile_tokens, 0
+        tiles = _tile_spans(layout)
         for row in range(1, layout.tile_rows + 1):
             for column in range(1, layout.tile_columns + 1):
                 prompt += [self.marks.fake, self.marks.tiles[row, column]]
-                _append(layout, prompt, spans, rows=1, columns=size, offset=tile * size)
-                tile += 1
+                _append(next(tiles), prompt, spans)
             prompt += self.marks.row_end if row < layout.tile_rows else self.marks.gap
         prompt += [self.marks.fake, self.marks.whole]
-        _append(layout, prompt, spans, rows=1, columns=size, offset=tile * size)
+        _append(next(tiles), prompt, spans)
         prompt.append(self.marks.fake)
 
 
@@ -101,9 +102,14 @@ def _marks(token_of: TokenOf, encode: Callable[[str], Sequence[int]]) -> TileMar
     return TileMarks(fake=fake, whole=whole, tiles=tiles, row_end=tuple(encode("\n")), gap=tuple(encode("\n\n")))
 
 
-def _append(
-    layout: ImageLayout, prompt: list[int], spans: list[ImageSpan], *, rows: int, columns: int, offset: int
-) -> None:
-    first = len(prompt)
-    spans.append(ImageSpan(digest=layout.digest, first=first, rows=rows, columns=columns, offset=offset))
-    prompt += image_tokens(layout.digest, rows * columns, offset=offset)
+def _tile_spans(layout: ImageLayout) -> Iterator[ImageSpan]:
+    """A span for each tile, of the part that it is in; where it stands is still to be said."""
+    for part, (first, end) in zip(parts_of(layout), tile_runs(layout), strict=True):
+        for tile in range(end - first):
+            offset = tile * layout.tile_tokens
+            yield ImageSpan(digest=part.digest, first=0, rows=1, columns=layout.tile_tokens, offset=offset)
+
+
+def _append(span: ImageSpan, prompt: list[int], spans: list[ImageSpan]) -> None:
+    spans.append(replace(span, first=len(prompt)))
+    prompt += image_tokens(span.digest, span.tokens, offset=span.offset)

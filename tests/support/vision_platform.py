@@ -3,6 +3,7 @@
 import io
 import json
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,17 @@ TEMPLATE = (
 )
 
 
-def make_vision_model(directory: Path, family: str) -> Path:
-    """A random model of one family whose tokens are words w0 to w199; greedy answers are stable in float32."""
+MANY_TILES = {"size": {"longest_edge": 224}}
+"""Settings of an image processor that cuts pictures into up to 4 x 4 tiles, where it cuts them at all."""
+
+
+def make_vision_model(directory: Path, family: str, *, processor: Mapping[str, Any] | None = None) -> Path:
+    """A random model of one family whose tokens are words w0 to w199; greedy answers are stable in float32.
+
+    `processor` settings go over the family's own.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    save_random_vision_model(directory, family=family)
+    save_random_vision_model(directory, family=family, processor=processor)
     words = {f"w{token}": token for token in range(VOCABULARY) if token != IMAGE_TOKEN} | {PLACEHOLDER: IMAGE_TOKEN}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w3"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from real_processes import requests_of, wait_until, workers_of
-from vision_platform import NEW_TOKENS, Oracle, Shown, make_vision_model, picture_file, shown
+from vision_platform import MANY_TILES, NEW_TOKENS, Oracle, Shown, make_vision_model, picture_file, shown
 
 from sluice.cli.local_fleet import FleetPlan, LocalFleet
 from sluice.config.router import PlacementConfig
@@ -27,7 +27,7 @@ REQUESTS = 12
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_vision_model(tmp_path_factory.mktemp("smolvlm"), "smolvlm")
+    return make_vision_model(tmp_path_factory.mktemp("smolvlm"), "smolvlm", processor=MANY_TILES)
 
 
 @pytest.fixture(scope="module")

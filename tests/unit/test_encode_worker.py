@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from vision_platform import make_vision_model, picture_file
+from vision_platform import MANY_TILES, make_vision_model, picture_file
 
 from sluice.clock import ManualClock
 from sluice.config.worker import ImagesConfig
 from sluice.domain.block_hash import extend_chain
 from sluice.domain.ids import BlockHash, SequenceId
-from sluice.domain.image import ImageLayout, ImageSpan, embedding_root, embedding_tokens
+from sluice.domain.image import ImageLayout, ImageSpan, embedding_root, embedding_tokens, parts_of
 from sluice.domain.sequence import SequenceState
 from sluice.encode_worker.looks import LookTable
 from sluice.engine.contract import EngineLimits, ModelFacts, StepReport
@@ -24,8 +24,9 @@ from sluice.engine.embedding_memory import EmbeddingMemory, embedding_geometry
 from sluice.engine.engine import PagedEngine
 from sluice.engine.vision.encoder import VisionEncoder
 from sluice.engine.vision.eye import Eye
+from sluice.engine.vision.picture import PictureLimits, decode_picture
 from sluice.engine.vision.prepared_store import PreparedStore
-from sluice.engine.vision.preprocessor import PreparedImage
+from sluice.engine.vision.preprocessor import PreparedImage, Preprocessor
 from sluice.engine.vision.vision_fingerprint import vision_fingerprint
 from sluice.engine.vision.vision_runner import GONE, VisionRunner
 from sluice.errors import InvalidRequestError
@@ -74,8 +75,8 @@ class Bench:
         self.standing = standing
         self.table = LookTable(shell, self.eye, ImagesConfig(**settings), WorkerMetrics(), ManualClock(1.0))  # type: ignore[arg-type]
 
-    def look(self, sequence: int, data: bytes) -> None:
-        look = pb.Look(sequence=sequence, picture=data, root=ROOT_OF_IMAGES, field="pictures[0]")
+    def look(self, sequence: int, data: bytes, *, part: int = 0) -> None:
+        look = pb.Look(sequence=sequence, picture=data, root=ROOT_OF_IMAGES, field="pictures[0]", part=part)
         assert self.table.take(self.link, pb.RouterMessage(look=look))  # type: ignore[arg-type]
 
     async def answered(self, count: int) -> None:
@@ -171,9 +172,9 @@ class Tower:
         limits = EngineLimits(batch_sequences_max=16, step_tokens_max=step_tokens_max, sequence_tokens_max=65536)
         self.engine = PagedEngine(runner, geometry=self.geometry, limits=limits)
 
-    def state(self, sequence: int, data: bytes) -> SequenceState:
-        """An image's own sequence, its picture prepared."""
-        layout = self.eye.look(data, root=ROOT_OF_IMAGES, field="p")
+    def state(self, sequence: int, data: bytes, *, part: int = 0) -> SequenceState:
+        """The own sequence of an image's part, its picture prepared."""
+        layout = parts_of(self.eye.look(data, root=ROOT_OF_IMAGES, field="p"))[part]
         prompt = embedding_tokens(layout.digest, layout.tokens)
         made = sequence_state(sequence, prompt, max_tokens=2)
         span = ImageSpan(digest=layout.digest, first=0, rows=1, columns=layout.tokens)
@@ -187,7 +188,7 @@ class Tower:
         return read.view(np.float32).reshape(span.tokens, -1)
 
     def expected(self, data: bytes) -> np.ndarray[Any, Any]:
-        """What the tower makes of a picture by itself."""
+        """What the tower makes of a picture's first part by itself."""
         name = extend_chain(ROOT_OF_IMAGES, embedding_tokens(*self._layout(data)))[-1]
         image = self.prepared.get(name)
         assert isinstance(image, PreparedImage)
@@ -195,7 +196,7 @@ class Tower:
         return made.numpy().reshape(len(made), -1)
 
     def _layout(self, data: bytes) -> tuple[bytes, int]:
-        layout = self.eye.look(data, root=ROOT_OF_IMAGES, field="p")
+        layout = parts_of(self.eye.look(data, root=ROOT_OF_IMAGES, field="p"))[0]
         return layout.digest, layout.tokens
 
 
@@ -243,6 +244,33 @@ def test_an_image_whose_picture_is_gone_fails_and_leaves_nothing_to_be_found(dir
     tower.eye.look(picture_file(1), root=ROOT_OF_IMAGES, field="p")
     run_until_idle(tower.engine)
     assert np.allclose(tower.rows(other), tower.expected(picture_file(1)), atol=1e-4)
+
+
+def test_parts_of_a_picture_made_by_several_towers_are_together_what_one_makes_of_it(tmp_path: Path) -> None:
+    directory = make_vision_model(tmp_path / "smolvlm", "smolvlm", processor=MANY_TILES)
+    towers, data = [Tower(directory) for _ in range(3)], picture_file(5, sides=(200, 224))
+    layout = towers[0].eye.look(data, root=ROOT_OF_IMAGES, field="p")
+    assert (layout.tiles, len(parts_of(layout))) == (17, 5)
+    made = []
+    for part in range(5):
+        tower = towers[part % 3]
+        state = tower.state(part, data, part=part)
+        tower.engine.add(state, hold=True)
+        run_until_idle(tower.engine)
+        made.append(tower.rows(state))
+    whole = Preprocessor(directory).prepare(decode_picture(data, limits=PictureLimits()))
+    (expected,) = towers[0].encoder.encode([whole])
+    assert np.allclose(np.concatenate(made), expected.numpy().reshape(layout.tokens, -1), atol=1e-4)
+
+
+async def test_a_part_that_a_picture_does_not_have_is_refused() -> None:
+    bench = Bench()
+    bench.eye.may.set()
+    bench.look(1, b"one", part=1)
+    await bench.answered(1)
+    assert "part 1 was asked for" in bench.link.said[0].failed.message
+    assert bench.started == []
+    await bench.table.close()
 
 
 def test_prepared_pictures_are_bounded_and_the_oldest_goes() -> None:

@@ -13,11 +13,12 @@ from sluice.domain.image import embedding_root, embedding_tokens
 from sluice.domain.role import Lifecycle, Role
 from sluice.errors import IllegalTransitionError, IncompatiblePeerError, InvalidRequestError, NoWorkerError
 from sluice.router import showing
+from sluice.router.fleet import Member
 from sluice.router.looks import LOOK_S_MAX, LOOKS_MAX
 from sluice.router.showing import Event, State
 from sluice.router.showings import ATTEMPTS_MAX, REFUSALS_MAX
 from sluice.testing.dispatch_desk import ROOT
-from sluice.testing.image_desk import IMAGE_TOKENS, ImageDesk, digest_of
+from sluice.testing.image_desk import IMAGE_TOKENS, TILED, ImageDesk, digest_of
 from sluice.testing.tiny_tokenizer import make_model_directory
 from sluice.text import tokenizer as tokenizer_file
 from sluice.text.tokenizer import Tokenizer
@@ -312,3 +313,86 @@ async def test_an_encode_worker_alone_makes_no_router_ready(desk: ImageDesk) -> 
     assert desk.dispatcher.fleet.fingerprint is None
     desk.reader("m", Role.MIXED)
     assert not desk.dispatcher.fleet.why_not_serving()
+
+
+# ---------------------------------------------------------------- pictures that are cut into tiles
+
+
+async def test_the_parts_of_one_picture_are_spread_over_encode_workers(desk: ImageDesk) -> None:
+    """Whoever looks first says that there are four; the others look for themselves, and each makes a share."""
+    encoders = [desk.encoder(f"e{number}") for number in range(4)]
+    desk.reader("m")
+    asking = asyncio.ensure_future(desk.submit_pictures(TILED))
+    await asyncio.sleep(0)
+    looks = {member: [message.look for message in desk.only(member, "look")] for member in encoders}
+    (first,) = [member for member in encoders if looks[member]]
+    desk.looked(first, looks[first][0])
+    shares = {member: [message.look for message in desk.only(member, "look")] for member in encoders}
+    assert shares.pop(first) == []
+    assert sorted(look.part for share in shares.values() for look in share) == [1, 2, 3]
+    assert [len(share) for share in shares.values()] == [1, 1, 1]
+    request = await asking
+    desk.dispatcher.release(request)
+
+
+async def test_one_encode_worker_makes_all_parts_of_a_picture_that_it_has_looked_at(desk: ImageDesk) -> None:
+    encoder = desk.encoder("e")
+    desk.reader("m")
+    asking = asyncio.ensure_future(desk.submit_pictures(TILED))
+    await asyncio.sleep(0)
+    (look,) = desk.only(encoder, "look")
+    desk.looked(encoder, look.look)
+    begun = [message.start for message in desk.only(encoder, "start")]
+    assert [start.state.images[0].columns for start in begun] == [24, 24, 6]
+    assert not any(start.HasField("target") for start in begun), "for whoever asks next"
+    await asking
+    shown = [message.start.state for message in desk.only(encoder, "start")]
+    assert [state.images[0].columns for state in shown] == [24, 24, 24, 6]
+    assert len({state.images[0].digest for state in shown}) == 4
+    for state in shown:
+        desk.handoff(encoder, state, pb.HANDOFF_COMMITTED, moved_bytes=10)
+    (record,) = desk.dispatcher.records.latest(request=None, limit=1)
+    assert (record.images, record.images_bytes, [row.image for row in record.shown]) == (1, 40, [0, 0, 0, 0])
+
+
+async def test_a_dead_encode_workers_parts_of_a_picture_are_made_elsewhere(desk: ImageDesk) -> None:
+    """The rest of the picture stays where it is, and every part comes to the prompt once."""
+    first, second = desk.encoder("e"), desk.encoder("f")
+    reader = desk.reader("m")
+    asking = asyncio.ensure_future(desk.submit_pictures(TILED))
+    await asyncio.sleep(0)
+    for member in (first, second):
+        (look,) = desk.only(member, "look")
+        desk.looked(member, look.look)
+    await asking
+    stays = shown_by(desk, first)
+    assert 0 < len(stays) < 4
+    desk.dispatcher.lose(second, "killed")
+    looks = desk.told(first)
+    assert len(looks) == 4 - len(stays)
+    for message in looks:
+        desk.looked(first, message.look)
+    await asyncio.sleep(0)
+    again = shown_by(desk, first)
+    assert len(set(stays) | set(again)) == len(stays) + len(again) == 4
+    assert len(desk.only(reader, "start")) == 1, "the prompt itself goes on"
+
+
+def shown_by(desk: ImageDesk, member: Member) -> list[bytes]:
+    """The images that an encode worker was told to send to a prompt, since last asked."""
+    starts = [message.start for message in desk.only(member, "start")]
+    return [start.state.images[0].digest for start in starts if start.HasField("target")]
+
+
+async def test_parts_that_no_encode_worker_has_any_more_are_shared_again_without_a_look_first(desk: ImageDesk) -> None:
+    """The layout is known: all parts begin at once, wherever they can."""
+    encoder = desk.encoder("e")
+    desk.reader("m")
+    await desk.submit_looked_at(encoder, TILED)
+    desk.dispatcher.lose(encoder, "killed")
+    encoders = [desk.encoder(f"n{number}") for number in range(4)]
+    asking = asyncio.ensure_future(desk.submit_pictures(TILED, request="again"))
+    await asyncio.sleep(0)
+    asked = {member.name: [message.look.part for message in desk.only(member, "look")] for member in encoders}
+    assert sorted(part for parts in asked.values() for part in parts) == [0, 1, 2, 3]
+    await asking

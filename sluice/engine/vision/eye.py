@@ -10,7 +10,7 @@ from typing import Final
 
 from sluice.domain.block_hash import extend_chain
 from sluice.domain.ids import BlockHash
-from sluice.domain.image import IMAGE_DIGEST_BYTES, ImageLayout, embedding_tokens
+from sluice.domain.image import IMAGE_DIGEST_BYTES, ImageLayout, embedding_tokens, parts_of, tile_runs
 from sluice.engine.vision.picture import PictureLimits, decode_picture
 from sluice.engine.vision.prepared_store import PreparedStore
 from sluice.engine.vision.preprocessor import PreparedImage, Preprocessor
@@ -28,10 +28,12 @@ class Eye:
         self._prepared = prepared
 
     def look(self, data: bytes, *, root: BlockHash, field: str) -> ImageLayout:
-        """Prepare a picture for the tower. Raises InvalidRequestError naming `field`."""
+        """Prepare a picture for the tower, each part by itself. Raises InvalidRequestError naming `field`."""
         picture = decode_picture(data, limits=LIMITS, field=field)
         image = self._preprocessor.prepare(picture, field=field)
         digest = hashlib.blake2b(self._maker + picture.digest, digest_size=IMAGE_DIGEST_BYTES).digest()
         layout = self._preprocessor.layout(image, digest=digest)
-        self._prepared.put(extend_chain(root, embedding_tokens(digest, layout.tokens))[-1], image)
+        for part, (first, end) in zip(parts_of(layout), tile_runs(layout), strict=True):
+            name = extend_chain(root, embedding_tokens(part.digest, part.tokens))[-1]
+            self._prepared.put(name, image.tiles(first, end, tokens=part.tokens))
         return layout

@@ -41,6 +41,14 @@ class PreparedImage:
         """Memory of its pixels."""
         return self.pixels.nbytes
 
+    def tiles(self, first: int, end: int, *, tokens: int) -> "PreparedImage":
+        """Tiles [first, end) by themselves, of which `tokens` embeddings come out; all of them are the image itself."""
+        if tokens == self.tokens:
+            return self
+        assert self.pixel_mask is not None, "only an image that is cut into tiles can be parted"
+        pixels, mask = self.pixels[first:end].copy(), self.pixel_mask[first:end].copy()
+        return PreparedImage(pixels=pixels, tokens=tokens, pixel_mask=mask)
+
 
 class Preprocessor:
     """The image processor of one model."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from sluice.domain.block_hash import extend_chain, root_hash
 from sluice.domain.ids import RequestId
-from sluice.domain.image import ImageSpan, image_tokens
+from sluice.domain.image import ImageSpan, run_of
 from sluice.domain.sampling import SamplingParams
 from sluice.errors import Code, DeadlineError, SluiceError
 from sluice.router.job import Job, Picture, Prompt
@@ -158,6 +158,7 @@ def with_pictures(words: Sequence[int], files: Sequence[bytes]) -> tuple[tuple[i
     for word, data in zip(words, files, strict=False):
         layout = toy_sight.layout_of(data)
         tokens.append(word)
-        spans.append(ImageSpan(digest=layout.digest, first=len(tokens), rows=1, columns=layout.tokens))
-        tokens += image_tokens(layout.digest, layout.tokens)
+        run, parts = run_of(layout, len(tokens))
+        tokens += run
+        spans += parts
     return (*tokens, *words[len(files) :]), tuple(spans)

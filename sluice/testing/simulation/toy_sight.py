@@ -16,7 +16,7 @@ import numpy.typing as npt
 from sluice.clock import Clock
 from sluice.domain.block_hash import extend_chain
 from sluice.domain.ids import BlockHash, BlockId
-from sluice.domain.image import IMAGE_DIGEST_BYTES, ImageLayout, embedding_tokens
+from sluice.domain.image import IMAGE_DIGEST_BYTES, ImageLayout, embedding_tokens, parts_of
 from sluice.domain.kv import KvGeometry
 from sluice.engine.contract import EngineLimits, GroupListener, ModelFacts
 from sluice.engine.embedding_memory import EmbeddingMemory, embedding_geometry
@@ -49,10 +49,15 @@ def geometry(*, blocks: int) -> KvGeometry:
 
 
 def layout_of(data: bytes) -> ImageLayout:
-    """What the toy tower will make of a file: its size follows from the bytes."""
+    """What the toy tower will make of a file: its size follows from the bytes; every third is cut into tiles."""
     digest = hashlib.blake2b(data, digest_size=IMAGE_DIGEST_BYTES).digest()
-    tokens = 1 + digest[0] % 40
-    return ImageLayout(digest=digest, tokens=tokens, rows=1, columns=tokens)
+    if digest[1] % 3:
+        tokens = 1 + digest[0] % 40
+        return ImageLayout(digest=digest, tokens=tokens, rows=1, columns=tokens)
+    rows, columns, size = 1 + digest[2] % 2, 1 + digest[3] % 4, 1 + digest[0] % 7
+    tokens = (rows * columns + 1) * size
+    tiles = {"tile_rows": rows, "tile_columns": columns, "tile_tokens": size}
+    return ImageLayout(digest=digest, tokens=tokens, rows=1, columns=tokens, **tiles)
 
 
 def rows_of(digest: bytes, first: int, end: int) -> Bytes:
@@ -91,8 +96,9 @@ class ToyEye:
         if data.startswith(BROKEN):
             raise InvalidRequestError(field=field, problem="is not an image", remedy="send a picture")
         layout = layout_of(data)
-        name = extend_chain(root, embedding_tokens(layout.digest, layout.tokens))[-1]
-        self._prepared.put(name, ToyPrepared(layout))
+        for part in parts_of(layout):
+            name = extend_chain(root, embedding_tokens(part.digest, part.tokens))[-1]
+            self._prepared.put(name, ToyPrepared(part))
         return layout
 
 

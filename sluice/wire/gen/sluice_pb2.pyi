@@ -618,7 +618,7 @@ class RouterMessage(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., retarget: _Optional[_Union[Retarget, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., migrate: _Optional[_Union[Migrate, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., unfreeze: _Optional[_Union[Unfreeze, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., set_role: _Optional[_Union[SetRole, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ..., peers: _Optional[_Union[Peers, _Mapping]] = ..., look: _Optional[_Union[Look, _Mapping]] = ...) -> None: ...
 
 class Look(_message.Message):
-    __slots__ = ("sequence", "epoch", "router", "request", "picture", "root", "field", "traceparent")
+    __slots__ = ("sequence", "epoch", "router", "request", "picture", "root", "field", "traceparent", "part")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ROUTER_FIELD_NUMBER: _ClassVar[int]
@@ -627,6 +627,7 @@ class Look(_message.Message):
     ROOT_FIELD_NUMBER: _ClassVar[int]
     FIELD_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     epoch: int
     router: str
@@ -635,7 +636,8 @@ class Look(_message.Message):
     root: bytes
     field: str
     traceparent: str
-    def __init__(self, sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., router: _Optional[str] = ..., request: _Optional[str] = ..., picture: _Optional[bytes] = ..., root: _Optional[bytes] = ..., field: _Optional[str] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    part: int
+    def __init__(self, sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., router: _Optional[str] = ..., request: _Optional[str] = ..., picture: _Optional[bytes] = ..., root: _Optional[bytes] = ..., field: _Optional[str] = ..., traceparent: _Optional[str] = ..., part: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("router", "heartbeat_s", "wire_version")
@@ -1096,14 +1098,16 @@ class RequestRow(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., choice: _Optional[int] = ..., state: _Optional[str] = ..., finish_reason: _Optional[str] = ..., prefill_worker: _Optional[str] = ..., decode_worker: _Optional[str] = ..., decision: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., placed_s: _Optional[float] = ..., first_token_s: _Optional[float] = ..., handoff_s: _Optional[float] = ..., finished_s: _Optional[float] = ..., tpot_s: _Optional[float] = ..., itl_max_s: _Optional[float] = ..., transport: _Optional[str] = ..., kv_bytes: _Optional[int] = ..., transfer_s: _Optional[float] = ..., exposed_s: _Optional[float] = ..., age_s: _Optional[float] = ..., epoch: _Optional[int] = ..., migrations: _Optional[int] = ..., frozen_s: _Optional[float] = ..., moves: _Optional[_Iterable[_Union[MoveRow, _Mapping]]] = ..., images: _Optional[int] = ..., images_cached: _Optional[int] = ..., images_bytes: _Optional[int] = ..., images_s: _Optional[float] = ..., encoders: _Optional[_Iterable[str]] = ..., shown: _Optional[_Iterable[_Union[ShownRow, _Mapping]]] = ...) -> None: ...
 
 class ShownRow(_message.Message):
-    __slots__ = ("encoder", "tokens", "known")
+    __slots__ = ("encoder", "tokens", "known", "image")
     ENCODER_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     KNOWN_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
     encoder: str
     tokens: int
     known: bool
-    def __init__(self, encoder: _Optional[str] = ..., tokens: _Optional[int] = ..., known: _Optional[bool] = ...) -> None: ...
+    image: int
+    def __init__(self, encoder: _Optional[str] = ..., tokens: _Optional[int] = ..., known: _Optional[bool] = ..., image: _Optional[int] = ...) -> None: ...
 
 class MoveRow(_message.Message):
     __slots__ = ("at_s", "from_worker", "to_worker", "how", "why", "bytes", "frozen_s", "at_token")
