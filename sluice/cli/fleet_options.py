@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from sluice.capacity.catalogue import parse_prices
 from sluice.capacity.model_shape import shape_of
-from sluice.cli.gpu_pools import emulated_workers
+from sluice.cli.gpu_pools import Role, emulated_workers
 from sluice.cli.local_fleet import FleetPlan
 from sluice.cli.model_source import find_model
 from sluice.config.router import PlacementConfig
@@ -17,7 +17,9 @@ from sluice.policy.joint import Joint
 from sluice.policy.registry import POLICIES
 
 DEMO_MODEL: Final = Path(__file__).resolve().parent.parent / "demo_model"
-POOL_ROLES: Final = ("encode", "prefill", "decode", "mixed")
+POOL_ROLES: Final[tuple[Role, ...]] = ("encode", "prefill", "decode", "mixed")
+BESIDE_ENCODE: Final = "encode+"
+"""Begins the name of a role whose workers encode too."""
 DEFAULT_SHAPE: Final = "Llama-3.1-8B"
 EMULATED_BATCH_MAX: Final = 256
 EMULATED_STEP_TOKENS_MAX: Final = 2048
@@ -35,7 +37,7 @@ def add_fleet_arguments(parser: argparse.ArgumentParser, *, prefill: int, decode
         "--pools",
         default="",
         metavar="ROLE=N,...",
-        help="all of these at once, for example encode=1,prefill=1,decode=1",
+        help="all of these at once, for example encode=1,prefill=1,decode=1; encode+decode=1: one that does both",
     )
     parser.add_argument("--routers", type=int, default=1, metavar="N", help="routers side by side (%(default)s)")
     parser.add_argument("--policy", choices=[*POLICIES], default=Joint.name, help="who serves what (%(default)s)")
@@ -84,6 +86,7 @@ def plan_from(arguments: argparse.Namespace, *, http_port: int, grpc_port: int, 
         decode=0 if is_mixed else arguments.decode,
         mixed=arguments.mixed if is_mixed else 0,
         encode=arguments.encode,
+        encodes=arguments.encodes,
         routers=arguments.routers,
         host=host,
         http_port=http_port,
@@ -97,14 +100,21 @@ def plan_from(arguments: argparse.Namespace, *, http_port: int, grpc_port: int, 
 
 def _take_pools(arguments: argparse.Namespace) -> None:
     """Have `--pools` stand for the options of each role. Raises ConfigError naming it."""
+    arguments.encodes = None
     if not arguments.pools:
         return
     counts = dict.fromkeys(POOL_ROLES, 0)
+    encodes: set[Role] = set()
     for word in arguments.pools.split(","):
-        role, equals, count = word.strip().partition("=")
-        if role not in counts or not equals or not count.isdigit():
-            raise ConfigError(f"--pools: '{word}' is no pool; write {', '.join(POOL_ROLES)} as encode=1,prefill=2")
+        named, equals, count = word.strip().partition("=")
+        role = named.removeprefix(BESIDE_ENCODE)
+        if role not in counts or not equals or not count.isdigit() or (named != role and role == "encode"):
+            raise ConfigError(
+                f"--pools: '{word}' is no pool; write {', '.join(POOL_ROLES)} as encode=1,prefill=2, or encode+decode=1"
+            )
         counts[role] = int(count)
+        encodes |= {role} if named != role else set()
+    arguments.encodes = frozenset(encodes) if encodes else None
     if counts["mixed"] and (counts["prefill"] or counts["decode"]):
         raise ConfigError("--pools: mixed stands for prefill and decode; give the one or the others")
     arguments.encode, arguments.prefill, arguments.decode = counts["encode"], counts["prefill"], counts["decode"]

@@ -57,7 +57,10 @@ class FleetPlan:
     prefill: int = 1
     decode: int = 1
     mixed: int = 0
-    encode: int = 0  # of a model that sees; 0: whoever computes prompts encodes their pictures beside that
+    encode: int = 0  # of a model that sees
+    encodes: frozenset[Role] | None = (
+        None  # who encodes beside its own work; None: whoever computes prompts, if `encode` is 0
+    )
     routers: int = 1  # the second listens two ports above the first, and so on
     host: str = "127.0.0.1"
     http_port: int = 0
@@ -82,7 +85,8 @@ class FleetPlan:
 
     def images_of(self, role: Role) -> ImagesConfig:
         """What a worker of this role does with pictures."""
-        return ImagesConfig(encodes=self.sees and not self.encode and role in {"prefill", "mixed"})
+        usual: frozenset[Role] = frozenset() if self.encode else frozenset({"prefill", "mixed"})
+        return ImagesConfig(encodes=self.sees and role in (usual if self.encodes is None else self.encodes))
 
     def members(self) -> list[str]:
         """Every worker that routers will know: encode workers that share a process have names of their own."""

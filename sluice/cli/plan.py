@@ -177,11 +177,11 @@ def workload_of(trace: Trace, *, sees: bool = False) -> Workload:
 
 
 def _kind(gpu: GpuClass, shape: ModelShape, source: StepSource, degree: int, sight: Sight | None) -> ReplicaKind:
-    """With a tower, the KV it displaces is left out; images are shared out over a replica's GPUs."""
+    """With a tower, what it takes of the KV where it is; images are shared out over a replica's GPUs."""
     tokens = kv_tokens(gpu, shape, tensor_parallel=degree)
-    curve = image_s = None
+    curve, image_s, tower_tokens = None, None, 0
     if sight is not None:
-        tokens = max(0, tokens - sight.tower.weight_bytes // shape.kv_token_bytes)
+        tower_tokens = sight.tower.weight_bytes // shape.kv_token_bytes
         if sight.tower.weight_bytes <= MEMORY_SHARE * gpu.memory_bytes - ACTIVATION_BYTES:
             curve = datasheet_curve(gpu, sight.tower).times(1 / degree)
             image_s = curve.encode_s([sight.image_tokens])
@@ -191,6 +191,7 @@ def _kind(gpu: GpuClass, shape: ModelShape, source: StepSource, degree: int, sig
         model=source.model(gpu, shape, tensor_parallel=degree),
         kv_tokens=tokens,
         kv_token_bytes=shape.kv_token_bytes,
+        tower_tokens=tower_tokens,
         encode_image_s=image_s,
         encode_curve=curve,
     )

@@ -15,6 +15,7 @@ from sluice.operator.names import POOL_NAME_CHARS_MAX
 from sluice.planner.plan import Plan, Pool
 from sluice.planner.sensitivity import Relief, Rival
 from sluice.planner.solver import Outcome
+from sluice.planner.throughput import Phase
 from sluice.planner.verification import Round
 
 API_VERSION = "sluice.dev/v1alpha1"
@@ -104,9 +105,11 @@ def as_json(answer: Answer) -> dict[str, object]:
 def as_model_service(answer: Answer) -> str:
     """A ModelService that runs the plan, once it says where the model is."""
     plan = answer.plan
+    sees = any(bucket.images for bucket in plan.workload.buckets)
     pools = {
         _pool_name(pool, number): {
-            "role": pool.phase.value,
+            "role": "mixed" if pool.phase is Phase.TOKENS else pool.phase.value,
+            **({"encodes": True} if pool.phase is Phase.MIXED and sees else {}),
             "gpuClasses": [pool.kind.gpu.name.lower()],
             "replicas": {"min": pool.replicas, "max": pool.replicas},
             **({"tensorParallel": pool.kind.tensor_parallel} if pool.kind.tensor_parallel > 1 else {}),

@@ -26,7 +26,13 @@ BLOCK_TOKENS = 16
 REPLICAS_MAX = 2000
 CURVE_JUMPS, MODEL_JUMPS = 4096, 64  # steps over which step time is linear in context
 
-_ROLES = {Phase.ENCODE: Role.ENCODE, Phase.PREFILL: Role.PREFILL, Phase.DECODE: Role.DECODE, Phase.MIXED: Role.MIXED}
+_ROLES = {
+    Phase.ENCODE: Role.ENCODE,
+    Phase.PREFILL: Role.PREFILL,
+    Phase.DECODE: Role.DECODE,
+    Phase.MIXED: Role.MIXED,
+    Phase.TOKENS: Role.MIXED,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,13 +94,14 @@ def _believed(kind: ReplicaKind) -> StepCurve:
 
 def _spec(pool: Pool, curve: StepCurve) -> InstanceSpec:
     kind = pool.kind
+    tower_tokens = kind.tower_tokens if pool.phase is Phase.MIXED else 0
     return InstanceSpec(
         name=f"{kind.name} {pool.phase.value}",
         gpu_class=kind.name,
         role=_ROLES[pool.phase],
         model=kind.model,
         curve=curve,
-        blocks=max(1, kind.kv_tokens // BLOCK_TOKENS),
+        blocks=max(1, (kind.kv_tokens - tower_tokens) // BLOCK_TOKENS),
         block_tokens=BLOCK_TOKENS,
         step_tokens_max=kind.step_tokens,
         batch_sequences_max=kind.batch_sequences_max,

@@ -174,6 +174,11 @@ def _emulation_mistakes(service: AcceptedService) -> list[str]:
         for pool in service.pools
         if pool.role == "encode"
     ]
+    mistakes += [
+        f"spec.pools.{pool.name}.encodes: an emulated model sees no images; remove it, or `spec.model.emulated`"
+        for pool in service.pools
+        if pool.spec.encodes
+    ]
     for pool in service.pools:
         try:
             catalogue.gpu_class(service.emulated_gpu(pool))
@@ -195,6 +200,8 @@ def _pool_mistakes(name: str, pool: PoolSpec, classes: Mapping[str, GPUClassSpec
         mistakes.append(f": cannot name a pool; use at most {names.POOL_NAME_CHARS_MAX} of a-z, 0-9 and -")
     if name == names.COMPONENT_ROUTER or name.startswith("router"):
         mistakes.append(": is the routers' name; call the pool otherwise")
+    if pool.encodes and pool.role_as(name) == "encode":
+        mistakes.append(".encodes: workers of the role encode do nothing else; remove it")
     chosen = _class_names(pool, classes)
     unknown = [one for one in chosen if one not in classes]
     if unknown:

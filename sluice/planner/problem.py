@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sluice.errors import ConfigError
 from sluice.planner.replica_kind import ReplicaKind
 from sluice.planner.throughput import Limit, Phase, Target, rate_of
-from sluice.planner.workload import Workload
+from sluice.planner.workload import Bucket, Workload
 
 KINDS_MAX: Final = 64
 BUCKETS_MAX: Final = 1000
@@ -74,7 +74,7 @@ def build(
         why = [[Limit.TTFT] * len(kinds) for _ in workload.buckets]
         factor = _factor(phase, headroom)
         for row, bucket in enumerate(workload.buckets):
-            if phase not in phases or (phase is Phase.ENCODE and not bucket.images):
+            if phase not in phases or not _is_of_use(phase, workload, bucket):
                 continue
             for column, kind in enumerate(kinds):
                 rate = rate_of(phase, kind, bucket, target)
@@ -97,7 +97,18 @@ def reachable(problem: Problem) -> list[bool]:
     can = {phase: np.isfinite(table).any(axis=1) for phase, table in problem.loads.items()}
     split = can[Phase.PREFILL] & can[Phase.DECODE]
     needs_encoder = np.array([bucket.images > 0 for bucket in problem.workload.buckets])
-    return list(can[Phase.MIXED] | (split & (can[Phase.ENCODE] | ~needs_encoder)))
+    return list(can[Phase.MIXED] | ((split | can[Phase.TOKENS]) & (can[Phase.ENCODE] | ~needs_encoder)))
+
+
+def _is_of_use(phase: Phase, workload: Workload, bucket: Bucket) -> bool:
+    """Without images nobody encodes, and a worker without a tower is like any other."""
+    match phase:
+        case Phase.ENCODE:
+            return bucket.images > 0
+        case Phase.TOKENS:
+            return any(each.images for each in workload.buckets)
+        case Phase.PREFILL | Phase.DECODE | Phase.MIXED:
+            return True
 
 
 def _factor(phase: Phase, headroom: Headroom) -> float:
@@ -106,7 +117,7 @@ def _factor(phase: Phase, headroom: Headroom) -> float:
             return headroom.prefill
         case Phase.DECODE:
             return headroom.decode
-        case Phase.MIXED:
+        case Phase.MIXED | Phase.TOKENS:
             return max(headroom.prefill, headroom.decode)
 
 

@@ -17,10 +17,11 @@ class ReplicaKind:
     gpu: GpuClass
     tensor_parallel: int
     model: StepModel
-    kv_tokens: int  # that fit beside the weights
+    kv_tokens: int  # that fit beside the language model's weights
     kv_token_bytes: int  # KV of one token over all GPUs of the replica: what a handoff moves
     batch_sequences_max: int = 256
     step_tokens: int = 2048  # token budget of one step, chunks of prefill included
+    tower_tokens: int = 0  # of them, what the vision tower's weights would take
     encode_image_s: float | None = None  # of an image as the workload has them; None: cannot encode
     encode_curve: EncodeCurve | None = None  # behind it, where it is known
 

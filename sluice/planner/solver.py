@@ -1,11 +1,13 @@
 """The cheapest mix, as a mixed-integer program over shares of buckets and whole replicas, solved by HiGHS.
 
 Melange's program (arXiv 2404.14527, section 5.4) with phases. A bucket b is served by mixed pools, or by
-prefill and decode pools (and encode pools if it has images), in shares that sum to 1:
+prefill and decode pools, or by pools T that do both without a vision tower; those that do not see leave a bucket's
+images to encode pools. In shares that sum to 1:
 
     minimise    sum price[k] * B[phase, k]                      B whole numbers of replicas
-    such that   sum_k P[b,k] + sum_k M[b,k] = 1                 all of it is served
-                sum_k P[b,k] = sum_k D[b,k]  ( = sum_k E[b,k])  each phase once
+    such that   sum_k P[b,k] + M[b,k] + T[b,k] = 1              all of it is served
+                sum_k P[b,k] = sum_k D[b,k]                     each phase once
+                sum_k P[b,k] + T[b,k] = sum_k E[b,k]            where there are images
                 sum_b load[b,k] * X[b,k] <= B[phase,k]          nobody is overloaded
                 sum GPUs of a class <= how many there are
                 flow over a trunk <= its bytes/s                see `_Rows.add_trunks`
@@ -112,10 +114,11 @@ class _Rows:
         """All of every bucket is served, each of its phases once."""
         for row, bucket in enumerate(self.problem.workload.buckets):
             prefill = [(int(column), 1.0) for column in self.shares[Phase.PREFILL][row]]
-            self._row([*prefill, *((int(c), 1.0) for c in self.shares[Phase.MIXED][row])], self.whole, self.whole)
+            blind = [*prefill, *((int(column), 1.0) for column in self.shares[Phase.TOKENS][row])]
+            self._row([*blind, *((int(c), 1.0) for c in self.shares[Phase.MIXED][row])], self.whole, self.whole)
             self._row([*prefill, *((int(c), -1.0) for c in self.shares[Phase.DECODE][row])], 0, 0)
             if bucket.images:
-                self._row([*prefill, *((int(c), -1.0) for c in self.shares[Phase.ENCODE][row])], 0, 0)
+                self._row([*blind, *((int(c), -1.0) for c in self.shares[Phase.ENCODE][row])], 0, 0)
 
     def add_pools(self) -> None:
         """A pool has at least as many replicas as its load."""

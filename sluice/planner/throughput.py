@@ -7,7 +7,7 @@ What is assumed is in the docstrings; `docs/planner.md` lists it. Pure. Next: `p
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -26,6 +26,7 @@ class Phase(Enum):
     PREFILL = "prefill"
     DECODE = "decode"
     MIXED = "mixed"
+    TOKENS = "tokens"  # prefill and decode on one worker without the vision tower: images come from encode pools
 
 
 class Limit(Enum):
@@ -121,12 +122,23 @@ def mixed_rate(kind: ReplicaKind, bucket: Bucket, target: Target) -> Rate:
     In steady state a step with B decodes also computes B / output_tokens prompts' worth of tokens, so the
     mean step is that of both; a prompt in prefill takes steps of the full token budget.
     """
+    if bucket.images and kind.encode_image_s is None:
+        return Rate(0.0, Limit.NO_ENCODER)
+    kind = replace(kind, kv_tokens=max(0, kind.kv_tokens - kind.tower_tokens))
+    return _whole_rate(
+        kind, bucket, target, encode_s=bucket.images * (kind.encode_image_s or 0.0), ttft_s=target.ttft_s
+    )
+
+
+def tokens_rate(kind: ReplicaKind, bucket: Bucket, target: Target) -> Rate:
+    """The same for a worker that reads embeddings which others have made in their share of the TTFT."""
+    return _whole_rate(kind, bucket, target, encode_s=0.0, ttft_s=_prefill_allowance_s(bucket, target))
+
+
+def _whole_rate(kind: ReplicaKind, bucket: Bucket, target: Target, *, encode_s: float, ttft_s: float) -> Rate:
     context = bucket.input_tokens + bucket.output_tokens // 2
     room, limit = _room(kind, bucket, context)
     steps = _output_steps(bucket)
-    encode_s = bucket.images * (kind.encode_image_s or 0.0)
-    if bucket.images and kind.encode_image_s is None:
-        return Rate(0.0, Limit.NO_ENCODER)
 
     def step_s(sequences: int) -> float:
         share = sequences / steps
@@ -143,7 +155,7 @@ def mixed_rate(kind: ReplicaKind, bucket: Bucket, target: Target) -> Rate:
         batch = StepShape(decodes=sequences, context_tokens=sequences * context)
         service_s = encode_s + _chunked_s(kind, bucket.input_tokens, batch)
         longest_s = encode_s + _chunked_s(kind, bucket.input_tokens_max, batch)
-        full = utilisation_max(service_s=service_s, slack_s=target.ttft_s - longest_s, miss_share=target.miss_share)
+        full = utilisation_max(service_s=service_s, slack_s=ttft_s - longest_s, miss_share=target.miss_share)
         return sequences / (steps * step_s(sequences)) * service_s <= full
 
     in_step = _most(min(room, kind.step_tokens - 1), lambda sequences: step_s(sequences) <= target.tpot_s)
@@ -163,6 +175,7 @@ _RATES: Final = {
     Phase.PREFILL: prefill_rate,
     Phase.DECODE: decode_rate,
     Phase.MIXED: mixed_rate,
+    Phase.TOKENS: tokens_rate,
 }
 
 

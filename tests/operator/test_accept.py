@@ -121,10 +121,19 @@ def test_the_mark_of_a_model_says_nothing_of_fields_that_are_not_given() -> None
     assert accept(body(), NVIDIA).model_mark == digest({}, chars=8)
 
 
+def test_who_only_encodes_is_not_told_to_encode_too() -> None:
+    pools = {"encode": {"gpuClasses": [], "encodes": True}, "mixed": {"gpuClasses": []}}
+    with pytest.raises(RefusedSpecError, match=r"spec\.pools\.encode\.encodes: workers of the role encode do nothing"):
+        accept(body(pools=pools), CLASSES)
+
+
 def test_an_emulated_model_has_no_encode_pool() -> None:
     pools = {"encode": {"gpuClasses": []}, "mixed": {"gpuClasses": []}}
     with pytest.raises(RefusedSpecError, match=r"spec\.pools\.encode: an emulated model sees no images"):
         accept(body(model={"emulated": {"shape": "OPT-13B", "gpu": "L4"}}, pools=pools), CLASSES)
+    beside = {"mixed": {"gpuClasses": [], "encodes": True}}
+    with pytest.raises(RefusedSpecError, match=r"spec\.pools\.mixed\.encodes: an emulated model sees no images"):
+        accept(body(model={"emulated": {"shape": "OPT-13B", "gpu": "L4"}}, pools=beside), CLASSES)
 
 
 def test_a_broken_gpu_class_is_left_out_with_its_reason() -> None:

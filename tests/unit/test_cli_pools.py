@@ -41,6 +41,11 @@ def plan(model: Path, *words: str) -> FleetPlan:
         (("--pools", "encode=2,prefill=1,decode=1"), ["encode-0", "encode-1", "prefill-0", "decode-0"]),
         (("--encode", "1"), ["encode-0", "prefill-0", "decode-0"]),
         (("--pools", "encode=1,mixed=2"), ["encode-0", "mixed-0", "mixed-1"]),
+        (
+            ("--pools", "prefill=1,encode+decode=2"),
+            ["prefill-0", "decode-0", "decode-1", "decode-0-eye", "decode-1-eye"],
+        ),
+        (("--pools", "encode=1,encode+mixed=1"), ["encode-0", "mixed-0", "mixed-0-eye"]),
         ((), ["prefill-0", "decode-0", "prefill-0-eye"]),
         (("--pools", "mixed=2"), ["mixed-0", "mixed-1", "mixed-0-eye", "mixed-1-eye"]),
     ],
@@ -54,7 +59,7 @@ def test_a_model_of_text_alone_has_no_encode_workers_beside_others(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "words", ["encode", "encode=x", "eyes=1", "prefill=1;decode=1", "mixed=1,decode=1", "encode=-1"]
+    "words", ["encode", "encode=x", "eyes=1", "prefill=1;decode=1", "mixed=1,decode=1", "encode=-1", "encode+encode=1"]
 )
 def test_pools_that_are_none_are_refused_by_name(seeing: Path, words: str) -> None:
     with pytest.raises(ConfigError, match="--pools"):

@@ -93,8 +93,13 @@ def by_brute_force(problem: Problem) -> float:
         for prefill, decode in itertools.product(range(2), repeat=2)
         for encode in (range(2) if problem.workload.buckets[0].images else [0])
     ] + [("mixed", each, each, each) for each in range(2)]
+    has_images = problem.workload.buckets[0].images > 0
+    routes += [("tokens", each, each, encode) for each in range(2) for encode in (range(2) if has_images else [0])]
     slices = [row for row in range(len(problem.workload.buckets)) for _ in range(problem.slices_per_bucket or 1)]
-    return min(cost_of(problem, slices, choice) for choice in itertools.product(routes, repeat=len(slices)))
+    # The slices of a bucket are alike: their order does not matter.
+    ways = list(itertools.combinations_with_replacement(routes, problem.slices_per_bucket or 1))
+    choices = itertools.product(ways, repeat=len(problem.workload.buckets))
+    return min(cost_of(problem, slices, tuple(itertools.chain(*choice))) for choice in choices)
 
 
 def cost_of(problem: Problem, slices: list[int], choice: tuple[tuple[str, int, int, int], ...]) -> float:
@@ -103,11 +108,12 @@ def cost_of(problem: Problem, slices: list[int], choice: tuple[tuple[str, int, i
     whole = problem.slices_per_bucket or 1
     has_images = problem.workload.buckets[0].images > 0
     for row, (how, prefill, decode, encode) in zip(slices, choice, strict=True):
-        parts = (
-            [(Phase.MIXED, prefill)]
-            if how == "mixed"
-            else [(Phase.PREFILL, prefill), (Phase.DECODE, decode), *([(Phase.ENCODE, encode)] if has_images else [])]
-        )
+        encoded = [(Phase.ENCODE, encode)] if has_images else []
+        parts = {
+            "mixed": [(Phase.MIXED, prefill)],
+            "tokens": [(Phase.TOKENS, prefill), *encoded],
+            "split": [(Phase.PREFILL, prefill), (Phase.DECODE, decode), *encoded],
+        }[how]
         for phase, at in parts:
             busy[phase][at] += problem.loads[phase][row, at] / whole
         if how == "split" and (prefill, decode) == (0, 1):
@@ -149,7 +155,9 @@ def test_pools_are_as_large_as_their_load_and_every_phase_is_done_once(problem: 
         return
     served = {phase: table.sum(axis=1) for phase, table in solution.shares.items()}
     assert served[Phase.PREFILL] == pytest.approx(served[Phase.DECODE])
-    assert served[Phase.PREFILL] + served[Phase.MIXED] == pytest.approx(1.0)
+    assert served[Phase.PREFILL] + served[Phase.MIXED] + served[Phase.TOKENS] == pytest.approx(1.0)
+    if problem.workload.buckets[0].images:
+        assert served[Phase.ENCODE] == pytest.approx(served[Phase.PREFILL] + served[Phase.TOKENS])
     for phase in Phase:
         used = np.where(solution.shares[phase] > 1e-9, problem.loads[phase], 0.0) * solution.shares[phase]
         assert (used.sum(axis=0) <= solution.replicas[phase] + 1e-5).all()
@@ -249,6 +257,19 @@ def test_images_are_encoded_where_prompts_are_handed_over() -> None:
     assert {pool.phase for pool in plan.pools} == {Phase.ENCODE, Phase.PREFILL, Phase.DECODE}
     blind = replace(PLAIN, encode_image_s=None)
     assert make_plan(pictures, Offer(kinds=[blind]), TARGET).outcome is Outcome.IMPOSSIBLE
+
+
+def test_a_mixed_worker_leaves_images_to_cheap_encoders_where_that_costs_less() -> None:
+    """One that has no room for the tower, or is dear to encode on, does all but encode."""
+    pictures = Workload(buckets=(replace(CHAT.buckets[0], images=2.0, rate_per_s=20),))
+    eyes = replace(SMALL, kv_tokens=0, encode_image_s=0.01)
+    dear = replace(PLAIN, encode_image_s=0.1, tower_tokens=PLAIN.kv_tokens // 2)
+    offer = Offer(kinds=[dear, eyes], phases=[Phase.ENCODE, Phase.MIXED, Phase.TOKENS])
+    plan = make_plan(pictures, offer, TARGET)
+    assert {pool.phase for pool in plan.pools} == {Phase.ENCODE, Phase.TOKENS}
+    assert plan.cost_per_h < make_plan(pictures, replace(offer, phases=[Phase.MIXED]), TARGET).cost_per_h
+    without = Workload(buckets=CHAT.buckets)
+    assert {pool.phase for pool in make_plan(without, offer, TARGET).pools} == {Phase.MIXED}
 
 
 def test_a_histogram_keeps_rate_and_tokens() -> None:

@@ -97,6 +97,16 @@ def test_the_limit_that_is_met_first_is_named(kind: ReplicaKind, bucket: Bucket,
     assert rate_of(phase, kind, bucket, TARGET).limit is limit
 
 
+def test_a_worker_that_does_not_encode_carries_more_and_needs_no_tower() -> None:
+    pictures = replace(CHAT, images=2.0)
+    blind = replace(KIND, encode_image_s=None)
+    assert rate_of(Phase.TOKENS, blind, pictures, MEDIAN) == rate_of(Phase.TOKENS, KIND, pictures, MEDIAN)
+    assert rate_of(Phase.TOKENS, KIND, pictures, MEDIAN).per_s > rate_of(Phase.MIXED, KIND, pictures, MEDIAN).per_s
+    towered = replace(KIND, tower_tokens=KIND.kv_tokens - 500)
+    assert rate_of(Phase.MIXED, towered, CHAT, MEDIAN).limit is Limit.MEMORY
+    assert rate_of(Phase.TOKENS, towered, CHAT, MEDIAN).per_s == rate_of(Phase.MIXED, KIND, CHAT, MEDIAN).per_s
+
+
 def test_one_worker_for_all_phases_carries_less_than_either_phase_alone() -> None:
     mixed = rate_of(Phase.MIXED, KIND, CHAT, MEDIAN).per_s
     assert 0 < mixed < rate_of(Phase.PREFILL, KIND, CHAT, MEDIAN).per_s

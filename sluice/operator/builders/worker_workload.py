@@ -82,6 +82,7 @@ def worker_settings(service: AcceptedService, pool: AcceptedPool, *, model_path:
         "stop_grace_s": spec.drain.deadline_s,
         **({"emulate": spec.model.emulated.shape} if spec.model.emulated is not None else {}),
         **({"gpu": gpu} if (gpu := _gpu_settings(service, pool, emulated=emulated)) else {}),
+        **({"images": {"encodes": True}} if pool.spec.encodes else {}),
         "engine": {"device": "cuda" if on_gpu else "cpu", **engine},
         "transfer": {
             "transports": list(spec.transfer.transports or (("nixl", "tcp") if on_gpu else ("tcp",))),

@@ -86,6 +86,8 @@ class PoolSpec(Part):
     """GPUClasses in order of preference. Not given: every GPUClass of the cluster, cheapest first. Empty: CPUs."""
     replicas: ReplicaBounds = Field(default_factory=ReplicaBounds)
     """How many workers."""
+    encodes: bool = False
+    """Whether its workers hold the model's vision tower too, and encode images beside what their role says."""
     tensor_parallel: Annotated[int, Field(ge=1, le=1)] = 1
     """GPUs of each worker. This release runs each worker on one."""
     resources: PoolResources = Field(default_factory=PoolResources)
