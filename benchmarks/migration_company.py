@@ -36,6 +36,7 @@ from sluice.wire.gen import sluice_pb2_grpc as rpc
 
 COMPANY_TOKENS: Final = 30_000
 APART: Final = 32  # tokens without a move between two
+BEGUN_TOKENS: Final = 3  # of the moving answer: until then the company waits for the end of its prompt
 RESAMPLES: Final = 2000
 NEAR_GAPS: Final = 24  # undisturbed gaps before and after a move that it is held against
 
@@ -114,7 +115,8 @@ def noticed(sample: Sample, company: dict[str, list[float]]) -> Iterator[Noticed
             gaps = list(itertools.pairwise(company[worker]))
             during = [gap for gap in gaps if gap[0] < window.arrived_s and gap[1] > window.ordered_s]
             calm = [gap for gap in gaps if not any(o.ordered_s < gap[1] and gap[0] < o.arrived_s for o in windows)]
-            calm = [gap for gap in calm if sample.times_s[0] <= gap[0] and gap[1] <= sample.times_s[-1]]
+            begun_s = sample.times_s[BEGUN_TOKENS]
+            calm = [gap for gap in calm if begun_s <= gap[0] and gap[1] <= sample.times_s[-1]]
             with_it = near(calm, window, windows, worker=worker, is_here=True)
             without = near(calm, window, windows, worker=worker, is_here=False)
             if not during or not with_it or not without:

@@ -48,7 +48,7 @@ def build_engine(config: WorkerConfig) -> BuiltEngine:
         region = Region(address=engine.kv_address, size_bytes=geometry.region_bytes, device=engine.kv_device, view=None)
         return BuiltEngine(engine, facts, region, None, standpoint, embeddings=_embedding_store(config, model))
     names = config.transfer.transports or default_names("cpu")
-    kv_memory = memory.allocate(geometry.region_bytes, shared="shm" in names)
+    kv_memory = memory.allocate(geometry.region_bytes, shared="shm" in names, prefault=True)  # no step waits for pages
     region = kv_memory.region()
     engine = torch_runner.build_engine(model, geometry=geometry, limits=limits, kv_buffer=region.view)
     return BuiltEngine(engine, facts, region, kv_memory, standpoint, embeddings=_embedding_store(config, model))

@@ -25,8 +25,8 @@ PIECE_BYTES: Final = 8 << 20
 WORK_S: Final = 0.01
 """What a move costs either worker besides copying: calls, plans, the state. Rested for with the last piece."""
 
-GATHERED_BYTES_PER_S: Final = 2.5e9
-"""A CPU's engine gathers the keys of a sequence that joins; on one core of 2026, reading and writing all of them."""
+GATHERED_BYTES_PER_S: Final = 1e9
+"""A CPU's engine gathers the keys of a sequence that joins, while others wait; a core of 2026, beside a busy one."""
 
 REST_S_MAX: Final = 0.25
 """One rest: a drain that begins meanwhile waits no longer for it."""

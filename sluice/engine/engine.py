@@ -101,6 +101,8 @@ class PagedEngine:
         check_reads_images(state, token_bytes=self._runner.facts.image_token_bytes)
         self.handover.check_absent(state.sequence)
         self.scheduler.add(state, hold=hold, now_s=self._clock.now_s())
+        if not hold:
+            self._runner.expect(len(state.tokens))
 
     def provide(self, sequence: SequenceId, digest: bytes, embeddings: EmbeddingRows) -> None:
         live = self.scheduler.waiting_for(sequence, digest)

@@ -22,10 +22,13 @@ from sluice.engine.sequence import LiveSequence
 KEPT_BYTES_MAX: Final = 1 << 30
 """Memory for all copies; decodes that do not fit are gathered in every step."""
 
-GROWTH_TOKENS: Final = 128
-"""Room beyond the longest sequence when a copy is made: how many steps it can last."""
+GROWTH_TOKENS_MIN: Final = 128
+GROWTH_TOKENS_SHARE: Final = 16
+"""Room beyond the longest sequence when a copy is made, one token in so many: how many steps it can last.
 
-GROWTH_SHARE: Final = 4
+When it is full all of it is gathered again, which takes longer the longer it is: so it grows with its length."""
+
+GROWTH_SEQUENCES_SHARE: Final = 4
 """A copy has room for one more sequence in so many, and for one at least."""
 
 EXPECTED_BYTES_MIN: Final = 1 << 20
@@ -141,7 +144,7 @@ class KeyKeeper:
     def expect(self, tokens: int) -> None:
         """A sequence of so many tokens is on its way: have memory for its copy ready when it comes."""
         self._take_ready(needed=0)
-        row = self._row_elements(self._geometry.blocks_for(tokens) * self._geometry.block_tokens)
+        row = self._row_elements(self._capacity(tokens))
         row_bytes = row * self._geometry.dtype_bytes * self._geometry.layers
         has_spare = bool(self._spare) and self._spare[0].numel() >= row
         rounded = self._rounded(row, wished=2 * row)
@@ -201,10 +204,9 @@ class KeyKeeper:
         """A slot with room for `keys` of each sequence and more, in memory that was used before if it can be."""
         if not windows:
             return None
-        geometry = self._geometry
-        capacity = geometry.blocks_for(keys + GROWTH_TOKENS) * geometry.block_tokens
+        capacity = self._capacity(keys)
         row_elements = self._row_elements(capacity)
-        more = max(1, sequences // GROWTH_SHARE)
+        more = max(1, sequences // GROWTH_SEQUENCES_SHARE)
         storage = self._storage(sequences * row_elements, wished=(sequences + more) * row_elements)
         if storage is None:
             return None
@@ -235,6 +237,11 @@ class KeyKeeper:
         layer_bytes_max = (KEPT_BYTES_MAX - used_bytes) // self._geometry.layers
         rounded = min(1 << (wished - 1).bit_length(), layer_bytes_max // self._geometry.dtype_bytes)
         return None if rounded < elements else rounded
+
+    def _capacity(self, keys: int) -> int:
+        """Room for each sequence in a copy that is made for so many keys."""
+        growth = max(GROWTH_TOKENS_MIN, keys // GROWTH_TOKENS_SHARE)
+        return self._geometry.blocks_for(keys + growth) * self._geometry.block_tokens
 
     def _row_elements(self, capacity: int) -> int:
         """One sequence's part of a layer's copy that has room for `capacity` tokens."""

@@ -63,7 +63,7 @@ class ModelRunner(Protocol):
         ...
 
     def expect(self, tokens: int) -> None:
-        """A sequence of so many tokens will come with its KV: get ready for it, without anybody waiting."""
+        """A sequence of so many tokens will decode here: get ready for it, without anybody waiting."""
         ...
 
     def rest(self) -> None:

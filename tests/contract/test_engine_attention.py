@@ -281,6 +281,18 @@ def test_a_copy_is_dropped_when_a_window_stops_or_begins_to_hide_keys() -> None:
     assert only_windows.arrange([[Decode(one, 40)]])[0].kept is None
 
 
+def test_a_long_sequences_copy_lasts_for_more_steps() -> None:
+    """Gathering it again takes as long as many steps; a short one's takes no time."""
+    case = Case(0, [(20, 1)], 2, 1, 16)
+    sequence = case.works[0].sequence
+    for tokens, lasts in ((16, 128), (16_000, 1_000)):
+        keeper = KeyKeeper(geometry=case.geometry, dtype=torch.float32, windows=(None,))
+        runs = [keeper.arrange([[Decode(sequence, end)]])[0].kept for end in range(tokens, tokens + lasts + 20)]
+        gathered = [step for step, kept in enumerate(runs) if kept is None or kept.fresh]
+        assert len(gathered) == 2
+        assert gathered[1] > lasts
+
+
 def test_a_sequence_that_was_expected_finds_memory_that_has_been_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long its touching would rest: who needs it hurries it."""
     monkeypatch.setattr(kept_keys, "EXPECTED_BYTES_MIN", 0)

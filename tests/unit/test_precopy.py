@@ -45,7 +45,7 @@ def test_a_copy_works_its_share_of_the_time() -> None:
 
 
 def test_joining_costs_more_where_keys_are_gathered() -> None:
-    assert precopy.joining_s(250_000_000, is_gathered=True) == pytest.approx(precopy.WORK_S + 0.1)
+    assert precopy.joining_s(250_000_000, is_gathered=True) == pytest.approx(precopy.WORK_S + 0.25)
     assert precopy.joining_s(250_000_000, is_gathered=False) == precopy.WORK_S
 
 
