@@ -5,10 +5,10 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help init demo test alone sim e2e cluster check format proto chaos gpu bench clean
+.PHONY: help init demo test alone sim e2e cluster images definitions check format proto chaos gpu bench clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 init: $(STAMP) ## Create the virtual environment and install everything, pinned
 
@@ -22,7 +22,7 @@ demo: $(STAMP) ## Start a router, prefill and decode workers; send requests; sho
 	$(PY) -m sluice.cli.main demo
 
 test: $(STAMP) ## Run every test that needs no GPU
-	$(PY) -m pytest tests --ignore=tests/gpu --ignore=tests/e2e -m "not alone"
+	$(PY) -m pytest tests --ignore=tests/gpu --ignore=tests/e2e --ignore=tests/images --ignore=tests/definitions -m "not alone"
 
 alone: $(STAMP) ## Run the tests that want the machine to themselves: random faults, cut links between network namespaces
 	$(PY) -m pytest tests/system -m alone
@@ -37,6 +37,12 @@ e2e: $(STAMP) ## Install, serve and disturb on a real Kubernetes that this machi
 
 cluster: $(STAMP) ## Keep such a cluster up, with this source tree's images, until Ctrl-C; `make e2e` then uses it
 	PYTHONPATH=tests/support:. $(PY) -m kube up
+
+images: $(STAMP) ## Build the Dockerfile's images without a registry and try them (root; minutes)
+	$(PY) -m pytest tests/images -rs -s
+
+definitions: $(STAMP) ## Try the CRDs and their CEL rules on a newer API server, built from packages (root; minutes)
+	$(PY) -m pytest tests/definitions -rs
 
 check: $(STAMP) ## Lint, types, import layers, house rules
 	$(VENV)/bin/ruff check .

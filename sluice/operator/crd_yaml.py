@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import yaml
+from pydantic.alias_generators import to_camel
 
 from sluice.operator import names
 from sluice.operator.resources.gpu_class import GPUClassSpec
@@ -160,11 +161,12 @@ def resource_schema(one: Definition, *, with_rules: bool) -> Schema:
 def part_schema(part: type[Part], *, with_rules: bool) -> Schema:
     """A model's structural schema: no references, titles, unions or null."""
     whole = part.model_json_schema(by_alias=True)
-    models = _models(part)
-    return _structural(whole, whole.get("$defs", {}), models if with_rules else {})
+    return _structural(whole, whole.get("$defs", {}), _models(part), with_rules=with_rules)
 
 
-def _structural(node: Mapping[str, Any], shared: Mapping[str, Schema], models: Mapping[str, type[Part]]) -> Schema:
+def _structural(
+    node: Mapping[str, Any], shared: Mapping[str, Schema], models: Mapping[str, type[Part]], *, with_rules: bool
+) -> Schema:
     if "$ref" in node or "anyOf" in node or "allOf" in node:
         node = _resolved(node, shared)
     plain: Schema = {key: node[key] for key in KEPT if key in node and node[key] is not None}
@@ -178,21 +180,33 @@ def _structural(node: Mapping[str, Any], shared: Mapping[str, Schema], models: M
         if exclusive in node:
             plain |= {bound: node[exclusive], exclusive: True}
     if "items" in node:
-        plain["items"] = _structural(node["items"], shared, models)
+        plain["items"] = _structural(node["items"], shared, models, with_rules=with_rules)
     if isinstance(node.get("additionalProperties"), Mapping):
-        plain["additionalProperties"] = _structural(node["additionalProperties"], shared, models)
+        plain["additionalProperties"] = _structural(node["additionalProperties"], shared, models, with_rules=with_rules)
     if "properties" in node:
-        plain["properties"] = {key: _structural(item, shared, models) for key, item in node["properties"].items()}
+        plain["properties"] = {
+            key: _structural(item, shared, models, with_rules=with_rules) for key, item in node["properties"].items()
+        }
     if "required" in node:
         plain["required"] = node["required"]
-    title = str(node.get("title"))
-    if node.get("type") == "object" and title in models and models[title].rules:
-        plain["x-kubernetes-validations"] = [
-            {"rule": rule.cel, "message": f"{rule.field}: {rule.message}" if rule.field else rule.message}
-            for rule in models[title].rules
-        ]
+    model = models.get(str(node.get("title")))
+    if model is not None and node.get("type") == "object":
+        _add_words_of(model, plain, with_rules=with_rules)
     plain.update({key: item for key, item in node.items() if key.startswith("x-kubernetes-")})
     return plain
+
+
+def _add_words_of(model: type[Part], plain: Schema, *, with_rules: bool) -> None:
+    """What a model says beside its fields' types: rules, and parts that are there though nobody gives them."""
+    for name, field in model.model_fields.items():
+        factory = field.default_factory
+        if isinstance(factory, type) and issubclass(factory, Part):
+            plain["properties"][field.alias or to_camel(name)]["default"] = {}  # the server fills in the part's own
+    if model.rules and with_rules:
+        plain["x-kubernetes-validations"] = [
+            {"rule": rule.cel, "message": f"{rule.field}: {rule.message}" if rule.field else rule.message}
+            for rule in model.rules
+        ]
 
 
 def _resolved(node: Mapping[str, Any], shared: Mapping[str, Schema]) -> Schema:

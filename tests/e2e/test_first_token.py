@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 import openai
 from kube import traffic
@@ -101,10 +102,13 @@ async def test_real_kv_survives_the_change_of_every_worker(site: Site) -> None:
 
 
 def test_status_shows_it_to_a_person(site: Site) -> None:
-    command = [sys.executable, "-m", "sluice.cli.main", "status", "first"]
-    shown = run(command, deadline_s=30, environment={**os.environ, "KUBECONFIG": str(site.api.kubeconfig)})
-    assert "first" in shown
-    assert "decode" in shown
+    """As a plugin: kubectl runs the `kubectl-sluice` that is installed with Sluice."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "KUBECONFIG": str(site.api.kubeconfig)}
+    shown = run([site.kubectl, "sluice", "status", "first"], deadline_s=30, environment=environment)
+    for words in ("default/first  workers 2/2", " running, ", " queued, ", " moved in 5 min"):
+        assert words in shown
+    assert "KV links, the slowest" in shown
 
 
 def test_a_deleted_service_is_gone_at_once(site: Site) -> None:

@@ -59,6 +59,14 @@ def test_the_schema_states_every_default_that_parsing_gives() -> None:
     )
 
 
+def test_what_is_not_given_is_filled_in_wherever_parsing_does_but_for_pools() -> None:
+    """Pools that nobody wrote would stay beside those that somebody applies later."""
+    schema = crd_yaml.part_schema(ModelServiceSpec, with_rules=False)["properties"]
+    assert {name for name, one in schema.items() if one.get("default") != {}} == {"pools", "scaling"}
+    pool = schema["pools"]["additionalProperties"]["properties"]
+    assert pool["replicas"]["default"] == pool["engine"]["default"] == {}
+
+
 def test_workers_are_scaled_through_the_scale_subresource() -> None:
     pool = next(one for one in crd_yaml.DEFINITIONS if one.is_scalable)
     (version,) = crd_yaml.definition(pool, with_rules=False)["spec"]["versions"]

@@ -225,19 +225,20 @@ class ModelServiceSpec(Part):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             field="model",
-            cel="self.model == oldSelf.model",
+            cel="has(self.model) == has(oldSelf.model) && (!has(self.model) || self.model == oldSelf.model)",
             message="cannot be changed; make another ModelService and delete this one when clients have moved",
             holds=lambda _: True,  # the operator knows the earlier model from the status: `accept.py`
         ),
         Rule(
             field="pools",
-            cel="self.pools.all(name, has(self.pools[name].role) || name in ['encode', 'prefill', 'decode', 'mixed'])",
+            cel="!has(self.pools) || "
+            "self.pools.all(name, has(self.pools[name].role) || name in ['encode', 'prefill', 'decode', 'mixed'])",
             message="has a pool without `role` whose name is no role; give it `role: prefill`, or another one",
             holds=lambda spec: all(pool.role_as(name) is not None for name, pool in spec.pools.items()),
         ),
         Rule(
             field="pools",
-            cel="self.pools.exists(name, "
+            cel="!has(self.pools) || self.pools.exists(name, "
             "!((has(self.pools[name].role) ? self.pools[name].role : name) in ['encode', 'prefill']))",
             message="has no pool that decodes; add `decode: {}` or `mixed: {}`",
             holds=lambda spec: any(pool.role_as(name) not in NOT_DECODING for name, pool in spec.pools.items()),

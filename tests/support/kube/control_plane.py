@@ -120,6 +120,7 @@ class ControlPlane:
             "controllers": "*,-nodeipam",
             "allocate-node-cidrs": "false",
             "leader-elect": "false",
+            "horizontal-pod-autoscaler-sync-period": "2s",
             "node-monitor-period": "2s",
             "node-monitor-grace-period": "16s",
         }

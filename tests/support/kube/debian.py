@@ -30,6 +30,7 @@ MIRROR = "http://deb.debian.org/debian"
 RELEASE = "bookworm"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 INSTALL_S_MAX = 900.0
+APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
 QUIET = {"DEBIAN_FRONTEND": "noninteractive"}
 
 
@@ -74,10 +75,14 @@ def download_source(package: str, folder: Path) -> None:
     shutil.rmtree(lists)
 
 
-def make_base_system(folder: Path) -> None:
-    """A small Debian with Python in `folder`. Raises UnfitError if the packages cannot be had."""
-    options = ["--variant=minbase", "--include=python3,ca-certificates"]
-    _fetch(["debootstrap", *options, RELEASE, str(folder), MIRROR])
+def make_base_system(folder: Path, *, packages: Sequence[str] = ("python3", "ca-certificates")) -> None:
+    """A small Debian with Python in `folder`. Raises UnfitError if the packages cannot be had.
+
+    debootstrap mounts /proc in the folder: in namespaces of its own, so that nothing stays mounted or goes on running
+    if it is killed.
+    """
+    options = ["--variant=minbase", f"--include={','.join(packages)}"]
+    _fetch([*APART, "debootstrap", *options, RELEASE, str(folder), MIRROR])
 
 
 def _fetch(command: Sequence[str], *, folder: Path | None = None, environment: Mapping[str, str] | None = None) -> None:
@@ -96,3 +101,32 @@ def unpack(package_file: Path, folder: Path) -> None:
 def version_of(package: str) -> str:
     """The installed version of a package."""
     return run(["dpkg-query", "-W", "-f", "${Version}", package]).strip()
+
+
+def unpack_closure(packages: Sequence[str], folder: Path, *, suite: str) -> None:
+    """Packages of another suite and all they need, unpacked into `folder`/root: for building, never for running.
+
+    What is installed here counts for nothing, and nothing is installed. Raises UnfitError.
+    """
+    archives = folder / "archives"
+    for one in (folder / "lists" / "partial", archives / "partial", folder / "root"):
+        one.mkdir(parents=True)
+    sources, installed = folder / "sources.list", folder / "status"
+    sources.write_text(f"deb [signed-by={KEYRING}] {MIRROR} {suite} main\n", encoding="utf-8")
+    installed.touch()
+    options = [
+        f"-oDir::Etc::sourcelist={sources}",
+        "-oDir::Etc::sourceparts=-",
+        f"-oDir::State::lists={folder / 'lists'}",
+        f"-oDir::State::status={installed}",
+        f"-oDir::Cache::archives={archives}",
+        "-oDir::Cache::pkgcache=",
+        "-oDir::Cache::srcpkgcache=",
+        "-oAPT::Sandbox::User=root",
+        "-oAPT::Install-Recommends=0",
+    ]
+    _fetch(["apt-get", *options, "update"])
+    _fetch(["apt-get", *options, "install", "-y", "--download-only", *packages])
+    for archive in sorted(archives.glob("*.deb")):
+        if archive.name.startswith(("golang-", *packages)):
+            unpack(archive, folder / "root")

@@ -34,6 +34,17 @@ def model_service(name: str, spec: Document) -> Document:
     }
 
 
+def autoscaler(pool: str, *, replicas: int) -> Document:
+    """A HorizontalPodAutoscaler that wants a WorkerPool to have just so many workers."""
+    target = {"apiVersion": VERSION, "kind": "WorkerPool", "name": pool}
+    return {
+        "apiVersion": "autoscaling/v1",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": pool, "namespace": "default"},
+        "spec": {"scaleTargetRef": target, "minReplicas": replicas, "maxReplicas": replicas},
+    }
+
+
 def demo(*, has_gpus: bool) -> Document:
     """The service that is disturbed, on the engine that the environment asks for."""
     is_emulated = os.environ.get("SLUICE_E2E_ENGINE", "emulated") == "emulated"

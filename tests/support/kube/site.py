@@ -171,6 +171,12 @@ class Site:
         path = f"{SERVICES}/namespaces/default/workerpools/{service}-{pool}/scale"
         self.api.merge(path, {"spec": {"replicas": replicas}})
 
+    def wait_size(self, service: str, pool: str, replicas: int) -> None:
+        """Somebody has set a pool's size so. Raises TimeoutError."""
+        path = f"{SERVICES}/namespaces/default/workerpools/{service}-{pool}"
+        what = f"{service}-{pool} is to have {replicas} workers"
+        wait_until(lambda: self.api.get(path)["spec"]["replicas"] == replicas, deadline_s=WAIT_S, what=what)
+
     def wait_service(self, name: str, condition: str = "Available", *, status: str = "True") -> Document:
         """A ModelService whose condition says so of its present generation. Raises TimeoutError."""
         path = self.service_path(name)
