@@ -12,9 +12,10 @@ from pathlib import Path
 
 from kube.api import Api, ApiError
 from kube.network import DNS_SERVICE, Place
-from kube.processes import Processes
+from kube.processes import Processes, wait_until
 
 LOOK_EVERY_S = 0.3
+START_S_MAX = 30.0
 DOMAIN = "cluster.local"
 
 log = logging.getLogger(__name__)
@@ -53,9 +54,17 @@ class ClusterDns:
         options = [f"--{name}={value}" for name, value in flags.items()]
         options += ["--keep-in-foreground", "--bind-interfaces", "--no-resolv", "--no-hosts"]
         self._processes.start("dns", [*self._place.enter(), "dnsmasq", *options])
+        wait_until(self._can_be_told, deadline_s=START_S_MAX, what="dnsmasq reads names again when it is told")
         self._api.apply(SERVICE)
         self._api.apply(self._endpoints())
         self._thread.start()
+
+    def _can_be_told(self) -> bool:
+        """Whether dnsmasq handles SIGHUP yet: before that it would end of it, and no pod find anything."""
+        self._processes.assert_running("dns")
+        status = Path(f"/proc/{self._processes.pid('dns')}/status").read_text(encoding="ascii")
+        (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+        return bool(int(caught, 16) >> (signal.SIGHUP - 1) & 1)
 
     def stop(self) -> None:
         self._stop.set()
