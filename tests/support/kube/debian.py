@@ -30,6 +30,7 @@ MIRROR = "http://deb.debian.org/debian"
 RELEASE = "bookworm"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 INSTALL_S_MAX = 900.0
+WASTEFUL = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man")
 APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
 QUIET = {"DEBIAN_FRONTEND": "noninteractive"}
 
@@ -75,14 +76,23 @@ def download_source(package: str, folder: Path) -> None:
     shutil.rmtree(lists)
 
 
-def make_base_system(folder: Path, *, packages: Sequence[str] = ("python3", "ca-certificates")) -> None:
-    """A small Debian with Python in `folder`. Raises UnfitError if the packages cannot be had.
+def base_system(folder: Path, *, packages: Sequence[str]) -> None:
+    """A small Debian with these packages in `folder`, made once. Raises UnfitError if they cannot be had.
 
     debootstrap mounts /proc in the folder: in namespaces of its own, so that nothing stays mounted or goes on running
     if it is killed.
     """
+    done = folder / "etc" / "sluice-base"
+    if done.exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
     options = ["--variant=minbase", f"--include={','.join(packages)}"]
     _fetch([*APART, "debootstrap", *options, RELEASE, str(folder), MIRROR])
+    for wasteful in WASTEFUL:
+        shutil.rmtree(folder / wasteful, ignore_errors=True)
+    shutil.rmtree(folder / "dev")  # device files; a container brings its own
+    (folder / "dev").mkdir()
+    done.touch()
 
 
 def _fetch(command: Sequence[str], *, folder: Path | None = None, environment: Mapping[str, str] | None = None) -> None:

@@ -81,17 +81,8 @@ def packages_key(distributions: Iterable[importlib.metadata.Distribution]) -> st
 
 def base_layer(places: Places, target: Path) -> Layer:
     """Write the layer of the small Debian with Python, made by debootstrap once."""
-    system = places.base_system
-    done = system / "etc" / "sluice-base"
-    if not done.exists():
-        shutil.rmtree(system, ignore_errors=True)
-        debian.make_base_system(system)
-        for wasteful in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man"):
-            shutil.rmtree(system / wasteful, ignore_errors=True)
-        shutil.rmtree(system / "dev")  # device files; a container brings its own
-        (system / "dev").mkdir()
-        done.touch()
-    return write_layer(target, {"/": system})
+    debian.base_system(places.base_system, packages=("python3", "ca-certificates"))
+    return write_layer(target, {"/": places.base_system})
 
 
 def packages_layer(distributions: Iterable[importlib.metadata.Distribution], target: Path) -> Layer:
