@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from sluice.policy.compiled import compiled
 from sluice.policy.fleet_table import DECODE_BIT, PREFILL_BIT, FleetTable, FloatColumn, IntColumn
 from sluice.policy.policy import Ask, Unplaced
 
@@ -36,19 +37,21 @@ class Fit:
 
 def fit(ask: Ask, fleet: FleetTable) -> Fit | Unplaced:
     """Who may serve `ask`, or why nobody may."""
-    rows = fleet.rows
-    sequences = fleet.waiting[:rows] + fleet.running[:rows]
-    may = (
-        (fleet.is_ready[:rows] > 0)
-        & (sequences < BATCHES_MAX * fleet.batch_sequences_max[:rows])
-        & (fleet.sequence_tokens_max[:rows] >= ask.prompt_tokens + ask.output_tokens_max)
+    tokens = ask.prompt_tokens + ask.output_tokens_max
+    may = _who_may(
+        fleet.rows,
+        tokens,
+        fleet.is_ready,
+        fleet.waiting,
+        fleet.running,
+        fleet.batch_sequences_max,
+        fleet.sequence_tokens_max,
+        fleet.role_bits,
     )
     for slot in ask.excluded:
-        if slot < rows:
-            may[slot] = False
-    roles = fleet.role_bits[:rows] * may
-    decode = (roles & DECODE_BIT).nonzero()[0]
-    prefill = (roles & PREFILL_BIT).nonzero()[0]
+        if slot < fleet.rows:
+            may[slot] = 0
+    prefill, decode = _with(may, PREFILL_BIT), _with(may, DECODE_BIT)
     if ask.resident is not None:
         prefill, decode = np.array([ask.resident]), decode[decode != ask.resident]
         decode = _reached(fleet, prefill, decode)
@@ -60,6 +63,37 @@ def fit(ask: Ask, fleet: FleetTable) -> Fit | Unplaced:
         reached = _reached(fleet, prefill, decode)
         prefill, decode = (prefill, reached) if len(reached) else (NONE, decode)
     return Fit(prefill=prefill, decode=decode) if len(decode) else _nobody(ask, fleet)
+
+
+@compiled
+def _who_may(  # noqa: PLR0917 - columns, all of which count
+    rows: int,
+    tokens: int,
+    is_ready: IntColumn,
+    waiting: IntColumn,
+    running: IntColumn,
+    batch_sequences_max: IntColumn,
+    sequence_tokens_max: IntColumn,
+    role_bits: IntColumn,
+) -> IntColumn:
+    """The roles of those who may serve a sequence of so many tokens; 0 for the others."""
+    may = np.zeros(rows, dtype=np.int64)
+    for at in range(rows):
+        is_full = waiting[at] + running[at] >= BATCHES_MAX * batch_sequences_max[at]
+        if is_ready[at] > 0 and not is_full and sequence_tokens_max[at] >= tokens:
+            may[at] = role_bits[at]
+    return may
+
+
+@compiled
+def _with(roles: IntColumn, bit: int) -> IntColumn:
+    """The slots that have it, ascending."""
+    slots, count = np.empty(len(roles), dtype=np.int64), 0
+    for at, role in enumerate(roles):
+        if role & bit:
+            slots[count] = at
+            count += 1
+    return slots[:count]
 
 
 def _reached(fleet: FleetTable, prefill: IntColumn, decode: IntColumn) -> IntColumn:

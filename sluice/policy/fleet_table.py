@@ -64,8 +64,7 @@ FLOAT_COLUMNS: Final = (
 class FleetTable:
     """Rows by slot; freed slots are reused. `rows` is one past the highest slot in use.
 
-    Every column is a view of one line of `ints` or `floats`, in the order of INT_COLUMNS and
-    FLOAT_COLUMNS, so that who reads many of them can read them at once.
+    Every column is longer than the fleet, so that it can grow.
     """
 
     is_ready: IntColumn
@@ -97,8 +96,8 @@ class FleetTable:
         self.classes = list(classes)  # names of GPU classes
         self.kv_token_bytes = kv_token_bytes  # KV of one token, what a handoff moves
         self.severed: dict[int, frozenset[int]] = {}  # slot -> those it cannot send KV to at a useful speed
-        self.ints: npt.NDArray[np.int64] = np.zeros((len(INT_COLUMNS), 0), dtype=np.int64)
-        self.floats: npt.NDArray[np.float64] = np.zeros((len(FLOAT_COLUMNS), 0), dtype=np.float64)
+        self._ints: npt.NDArray[np.int64] = np.zeros((len(INT_COLUMNS), 0), dtype=np.int64)
+        self._floats: npt.NDArray[np.float64] = np.zeros((len(FLOAT_COLUMNS), 0), dtype=np.float64)
         self._grow(ROWS_MIN)
 
     def can_send(self, source: int, target: int) -> bool:
@@ -131,24 +130,24 @@ class FleetTable:
         self.rows = len(self.workers)
 
     def _clear(self, slot: int) -> None:
-        self.ints[:, slot] = 0
-        self.floats[:, slot] = 0.0
+        self._ints[:, slot] = 0
+        self._floats[:, slot] = 0.0
         # What policies divide by, so that they need not mind rows without a worker:
         self.block_tokens[slot] = self.batch_sequences_max[slot] = 1
         self.step_tokens_max[slot] = STEP_TOKENS
 
     def _grow(self, rows: int) -> None:
-        size = self.ints.shape[1]
+        size = self._ints.shape[1]
         if rows <= size:
             return
         while size < rows:
             size = max(ROWS_MIN, 2 * size)
-        self.ints = _widened(self.ints, size)
-        self.floats = _widened(self.floats, size)
+        self._ints = _widened(self._ints, size)
+        self._floats = _widened(self._floats, size)
         for number, name in enumerate(INT_COLUMNS):
-            setattr(self, name, self.ints[number])
+            setattr(self, name, self._ints[number])
         for number, name in enumerate(FLOAT_COLUMNS):
-            setattr(self, name, self.floats[number])
+            setattr(self, name, self._floats[number])
 
 
 def _widened(matrix: npt.NDArray[_Number], size: int) -> npt.NDArray[_Number]:

@@ -16,31 +16,22 @@ prompts is slow, which is how roles emerge among mixed workers. Reads no clock: 
 Next: `worth.py`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from heapq import nsmallest
+import math
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
+from sluice.policy.compiled import compiled
 from sluice.policy.fit import Fit, fit
-from sluice.policy.fleet_table import PREFILL_BIT, FleetTable, FloatColumn, IntColumn
+from sluice.policy.fleet_table import FleetTable, FloatColumn, IntColumn
 from sluice.policy.hotspot import HotspotDetector
 from sluice.policy.policy import Ask, Candidate, Flip, Move, Placed, Running, Unplaced
 from sluice.policy.rebalance import HOT_MIN, Decoders, wished_moves
 from sluice.policy.residents import Residents
 from sluice.policy.role_change import wished_flip
-from sluice.policy.worth import Weights, Worth, latency_only, steps_now, weigh
-
-PAIRED: Final = 3
-"""Workers of each phase that are weighed against each other."""
-
-SORTED: Final = 64
-"""So many costs are sorted faster than searched."""
-
-EXPLAINED: Final = 3
-HANDOFF_S: Final = 0.005
-"""What a handoff takes whatever its length: reservation, commit, one step."""
+from sluice.policy.ways import Way, cheapest
+from sluice.policy.worth import Weights, steps_now, weigh
 
 SPLIT_TOKENS_MIN: Final = 64
 """On idle workers of a role each, fewer tokens to compute than this are not worth a handoff."""
@@ -48,7 +39,6 @@ SPLIT_TOKENS_MIN: Final = 64
 ALIKE: Final = 1.25
 """Workers whose speeds differ by less are taken for equals."""
 
-SPREAD: Final = 1e-9
 _BINDING: Final = {
     "latency": "ttft",
     "late": "ttft",
@@ -59,10 +49,6 @@ _BINDING: Final = {
     "price": "price",
     "off role": "role",
 }
-
-
-_Way = tuple[float, int, int, float, float]
-"""Cost of a pair, its prefill and decode slots; within the cost the handoff, and a worker of another role."""
 
 
 class Joint:
@@ -85,28 +71,36 @@ class Joint:
             return found
         cached = _cached(ask, fleet, cached_tokens)
         self._residents.fade(rows=fleet.rows, now_s=now_s)
-        worth = counted = weigh(ask, fleet, cached, self._residents, self._weights)
-        latency = self._weights.latency
-        if _are_alike(fleet, found) and self._residents.are_of_one_class:
-            # Equals that wait for the same: nothing beats the shortest queue times the smallest batch.
-            counted, latency = latency_only(worth), 1.0
-            found = self._without_hotspot(found, cached_tokens)
-        pairs = _pairs(ask, found, counted, latency)
-        ways = nsmallest(EXPLAINED, self._ways(ask, fleet, counted, pairs, cached, latency))
-        best = ways[0]
-        candidates = tuple(_candidate(ask, worth, counted, way, latency) for way in ways)
-        refused = _refused(ask, candidates, missed=_missed(worth, best))
+        worth = weigh(ask, fleet, cached, self._residents, self._weights)
+        # Equals that wait for the same: nothing beats the shortest queue times the smallest batch.
+        is_latency_all = self._residents.are_of_one_class and _are_alike(
+            found.prefill, found.decode, fleet.prefill_token_s, fleet.base_s
+        )
+        ways, weighed = cheapest(
+            ask,
+            fleet,
+            self._without_hotspot(found, cached_tokens) if is_latency_all else found,
+            worth,
+            cached,
+            latency=1.0 if is_latency_all else self._weights.latency,
+            is_latency_all=is_latency_all,
+            split_tokens_min=self._split_tokens_min,
+        )
+        candidates = tuple(_candidate(ask, way) for way in ways)
+        refused = _refused(ask, candidates, missed=ways[0].missed)
         if refused:
             return refused
-        _, prefill, decode, _, _ = best
-        self._residents.placed(ask.slo, prefill=prefill, decode=decode, prompt_s=worth.work_s.item(prefill))
-        self._hotspots.chose(prefill, cached_tokens)
-        matched = int(cached.item(prefill))
+        best = candidates[0]
+        self._residents.placed(
+            ask.slo, prefill=best.prefill, decode=best.decode, prompt_s=worth.work_s.item(best.prefill)
+        )
+        self._hotspots.chose(best.prefill, cached_tokens)
+        matched = int(cached.item(best.prefill))
         return Placed(
-            prefill=prefill,
-            decode=decode,
+            prefill=best.prefill,
+            decode=best.decode,
             cached_tokens=matched,
-            reason=_reason(fleet, candidates[0], cached_tokens=matched, weighed=len(pairs)),
+            reason=_reason(fleet, best, cached_tokens=matched, weighed=weighed),
             binding=_binding(candidates),
             candidates=candidates,
         )
@@ -132,72 +126,22 @@ class Joint:
         others = found.decode[~np.isin(found.decode, list(barred))]
         return Fit(prefill=others, decode=others) if len(others) else found
 
-    def _ways(  # noqa: PLR0917 - one call, a step of place()
-        self,
-        ask: Ask,
-        fleet: FleetTable,
-        worth: Worth,
-        pairs: Sequence[tuple[int, int]],
-        cached: FloatColumn,
-        latency: float,
-    ) -> Iterator[_Way]:
-        """What each pair costs. Numbers, not columns: there are few of them."""
-        slo = ask.slo
-        # A worker that is there to decode computes a prompt itself where that is less than a handoff costs.
-        off_role_token = latency * HANDOFF_S / (slo.tpot_s * max(1, self._split_tokens_min))
-        wait_cost = latency / slo.tpot_s + slo.miss_cost / (slo.ttft_s + ask.output_tokens_expected * slo.tpot_s)
-        workers = _workers({slot for pair in pairs for slot in pair}, fleet, worth, cached)
-        kv_token_bytes, tokens, seed = fleet.kv_token_bytes, ask.prompt_tokens, ask.seed % 101 * 7
-        for prefill, decode in pairs:
-            prompt, late, ahead, _, _, source_beside, source_cached, source_link, role_bits = workers[prefill]
-            _, _, _, output, slow, beside, target_cached, target_link, _ = workers[decode]
-            link = 0.0
-            if prefill != decode:
-                if fleet.severed and not fleet.can_send(prefill, decode):
-                    continue
-                # The second token waits for what of the prompt's KV the decode worker lacks.
-                speed = min(target_link, source_link)
-                moved = (tokens - target_cached) * kv_token_bytes
-                link = wait_cost * (HANDOFF_S + (moved / speed if speed > 0.0 else 0.0))
-            # Misses of one request count once: what is late anyway cannot be missed again by being slow.
-            cost = prompt + output - late * min(slow / slo.miss_cost, 1.0) + link
-            # A prompt slows those that decode beside it, so its worker's sequences count as well.
-            cost += latency * ahead * (max(beside, source_beside))
-            off_role = 0.0 if role_bits & PREFILL_BIT else off_role_token * (tokens - source_cached)
-            # A sliver by seed, so that equals are not always the first.
-            sliver = (prefill * 31 + decode * 17 + seed) % 101 * SPREAD
-            yield cost + off_role + sliver, prefill, decode, link, off_role
 
-
-def _workers(
-    chosen: AbstractSet[int], fleet: FleetTable, worth: Worth, cached: FloatColumn
-) -> dict[int, tuple[float, float, float, float, float, float, float, float, int]]:
-    """What counts of each that is weighed, by slot: from Worth `prompt`, `late`, `ahead`, `output`, `slow`, `beside`;
-    tokens of the prompt that are cached, speed of the link, bits of the role."""
-    prompt, late, ahead, output = worth.prompt.item, worth.late.item, worth.ahead.item, worth.output.item
-    slow, beside, cached_at = worth.slow.item, worth.beside.item, cached.item
-    link, role = fleet.link_bytes_per_s.item, fleet.role_bits.item
-    return {
-        at: (prompt(at), late(at), ahead(at), output(at), slow(at), beside(at), cached_at(at), link(at), role(at))
-        for at in chosen
-    }
-
-
-def _are_alike(fleet: FleetTable, found: Fit) -> bool:
+@compiled
+def _are_alike(prefill: IntColumn, decode: IntColumn, prefill_token_s: FloatColumn, base_s: FloatColumn) -> bool:
     """Whether all who fit do both phases, at about the same speed."""
-    slots = found.decode
-    if len(found.prefill) != len(slots) or not np.array_equal(found.prefill, slots):
+    if len(prefill) != len(decode):
         return False
-    return all(
-        column.max() <= ALIKE * column.min() for column in (fleet.prefill_token_s.take(slots), fleet.base_s.take(slots))
-    )
-
-
-def _missed(worth: Worth, way: _Way) -> float:
-    """The misses this way is expected to cost: its own and of those it slows."""
-    _, prefill, decode, _, _ = way
-    late, slow = worth.late.item(prefill), worth.slow.item(decode)
-    return late + slow + worth.prompt_harm.item(prefill) + worth.output_harm.item(decode)
+    token_least_s, token_most_s, step_least_s, step_most_s = math.inf, 0.0, math.inf, 0.0
+    for at, slot in enumerate(decode):
+        if prefill[at] != slot:
+            return False
+        token_least_s, token_most_s = (
+            min(token_least_s, prefill_token_s[slot]),
+            max(token_most_s, prefill_token_s[slot]),
+        )
+        step_least_s, step_most_s = min(step_least_s, base_s[slot]), max(step_most_s, base_s[slot])
+    return token_most_s <= ALIKE * token_least_s and step_most_s <= ALIKE * step_least_s
 
 
 def _refused(ask: Ask, candidates: Sequence[Candidate], *, missed: float) -> Unplaced | None:
@@ -216,25 +160,23 @@ def _refused(ask: Ask, candidates: Sequence[Candidate], *, missed: float) -> Unp
     return Unplaced(reason=why, is_final=True, retry_after_s=retry_after_s, binding=binding, candidates=candidates)
 
 
-def _candidate(ask: Ask, worth: Worth, counted: Worth, way: _Way, latency: float) -> Candidate:
-    """For the record: times from `worth`, terms from what of it `counted`."""
-    cost, prefill, decode, link, off_role = way
-    beside = max(worth.beside.item(prefill), worth.beside.item(decode))
+def _candidate(ask: Ask, way: Way) -> Candidate:
+    """For the record."""
     return Candidate(
-        prefill=prefill,
-        decode=decode,
-        ttft_s=worth.ttft_s.item(prefill) + ask.waited_s,
-        tpot_s=worth.tpot_s.item(decode),
-        cost=cost,
+        prefill=int(way.prefill),
+        decode=int(way.decode),
+        ttft_s=way.ttft_s + ask.waited_s,
+        tpot_s=way.tpot_s,
+        cost=way.cost,
         terms={
-            "latency": latency * worth.ahead.item(prefill) * beside,
-            "late": counted.late.item(prefill),
-            "slow": counted.slow.item(decode),
-            "harm": counted.prompt_harm.item(prefill) + counted.output_harm.item(decode),
-            "memory": counted.memory.item(decode),
-            "link": link,
-            "off role": off_role,
-            "price": counted.prompt_price.item(prefill) + counted.output_price.item(decode),
+            "latency": way.latency,
+            "late": way.late,
+            "slow": way.slow,
+            "harm": way.harm,
+            "memory": way.memory,
+            "link": way.link,
+            "off role": way.off_role,
+            "price": way.price,
         },
     )
 
@@ -246,38 +188,6 @@ def _cached(ask: Ask, fleet: FleetTable, cached_tokens: Mapping[int, int]) -> Fl
         if slot < fleet.rows:
             column[slot] = min(tokens, ask.prompt_tokens - 1)
     return column
-
-
-def _pairs(ask: Ask, found: Fit, worth: Worth, latency: float) -> list[tuple[int, int]]:
-    """Which pairs are weighed: the best of each phase crossed, and the best workers for both."""
-    if ask.resident is not None:
-        return [(ask.resident, decode) for decode in found.decode.tolist()]
-    ahead, beside = worth.ahead * latency, worth.beside
-    alone = [(slot, slot) for slot in _best(found.decode, worth.prompt + worth.output + ahead * beside)]
-    if not len(found.prefill):
-        return alone
-    # Each phase beside a middling other one.
-    beside_mean, ahead_mean = _mean(beside, found.decode), _mean(ahead, found.prefill)
-    prefill = _best(found.prefill, worth.prompt + ahead * np.maximum(beside, beside_mean))
-    decode = _best(found.decode, worth.output + beside * ahead_mean)
-    return alone + [(source, target) for source in prefill for target in decode if source != target]
-
-
-def _mean(column: FloatColumn, slots: IntColumn) -> float:
-    return float(np.add.reduce(column.take(slots))) / len(slots)
-
-
-def _best(slots: IntColumn, costs: FloatColumn) -> list[int]:
-    """The `PAIRED` cheapest, the cheapest first; `costs` are of all rows."""
-    of_slots = costs.take(slots)
-    if len(slots) <= SORTED:
-        return [slots.item(at) for at in of_slots.argsort()[:PAIRED]]
-    best = []
-    for _ in range(PAIRED):  # faster than partitioning a thousand
-        at = of_slots.argmin()
-        best.append(slots.item(at))
-        of_slots[at] = np.inf
-    return best
 
 
 def _reason(fleet: FleetTable, chosen: Candidate, *, cached_tokens: int, weighed: int) -> str:

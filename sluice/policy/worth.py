@@ -4,17 +4,22 @@ For all rows of the fleet: how likely the objectives are missed if the prompt is
 decoded, there; what that does to the sequences that decode there already; memory, and the price of
 the seconds used. A certain miss of a class with `miss_cost` 1 costs 1; the weights of everything else were
 found by replaying traces (docs/benchmarks.md). Decides nothing. Pure.
-Next: `joint.py`.
+Next: `ways.py`.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from sluice.policy.compiled import compiled
 from sluice.policy.fleet_table import FleetTable, FloatColumn, IntColumn
 from sluice.policy.policy import Ask
-from sluice.policy.residents import TINY_S, Matrix, Residents
+from sluice.policy.residents import Residents
+
+Matrix = npt.NDArray[np.float64]
 
 ERROR_MIN: Final = 0.03
 """Added to what the fit says: arrivals are not in it."""
@@ -31,9 +36,11 @@ USUAL_BATCH: Final = 32.0
 MEMORY_MARGIN: Final = 0.1
 """The last tenth of a KV pool is worth having: running sequences grow."""
 
+UNKNOWN: Final = 1e-6
+"""A trace of every newcomer's own class: where nothing was placed yet, all who are there count as of that class."""
 
-FULL: Final = 100.0
-"""Of a full pool where only latency counts besides: more than any queue there is."""
+TINY_S: Final = 1e-9
+"""Free rows predict nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,80 +71,146 @@ class Worth(NamedTuple):
     output_price: FloatColumn
 
 
+class Newcomer(NamedTuple):
+    """What the loop is told of the request, and the weights."""
+
+    prompt_tokens: float
+    output_tokens: float
+    ttft_left_s: float  # of its objective
+    ttft_s: float
+    tpot_s: float
+    miss_cost: float
+    line: int  # of its class among the residents
+    memory_weight: float
+    price_weight: float
+
+
 def weigh(ask: Ask, fleet: FleetTable, cached: FloatColumn, residents: Residents, weights: Weights) -> Worth:
-    """Every term for every row. `residents` are brought to now.
-
-    An operation on a column takes half a microsecond however few the workers: what can be one operation is.
-    """
-    rows, slo, output = fleet.rows, ask.slo, max(1.0, ask.output_tokens_expected)
-    (
-        _, _, _, waiting, running, queued_tokens, context, free_blocks,
-        blocks, block_tokens, _, batch_max, step_tokens,
-    ) = fleet.ints[:, :rows].astype(np.float64)  # fmt: skip
-    (
-        queued_pairs, base_s, prefill_token_s, pair_s, decode_s, context_token_s, error, _, price,
-    ) = fleet.floats[:, :rows]  # fmt: skip
-    sequences = running + waiting
-    without_s = base_s + context_token_s * context
-    room = np.maximum(step_tokens - running, 1.0)
-    tokens = ask.prompt_tokens - cached
-    token_s = prefill_token_s + pair_s * (0.5 * cached + 0.5 * (ask.prompt_tokens + 1.0))
-    before_it = queued_tokens + tokens
-    prompt_s = tokens * token_s
-    work_s = prompt_s + np.ceil(tokens / room) * base_s
-    steps_before = np.ceil(before_it / room) * (without_s + decode_s * running)
-
-    # The output: one more sequence in every step. Lines: steps as they are, with the prompt's part, with the sequence.
-    own_step_s = decode_s + context_token_s * (ask.prompt_tokens + 0.5 * output)
-    stretch = 1.0 / (1.0 - np.minimum(residents.prompt_share(rows), SHARE_MAX))
-    times_s = np.empty((4, rows))
-    as_is_s, stalled_s, tpot_s, ttft_s = times_s
-    np.multiply(without_s + decode_s * sequences, stretch, as_is_s)
-    np.add(as_is_s, work_s * (1.0 / output), stalled_s)
-    np.add(as_is_s, own_step_s * stretch, tpot_s)
-    np.add(queued_tokens * prefill_token_s + queued_pairs * pair_s + prompt_s, steps_before, ttft_s)
-    steepness = HALF_LOGISTIC / (error + ERROR_MIN)
-    pressing = steepness / (times_s + TINY_S)
-    prompt_harm, output_harm = residents.harm(slo, pressing[:3], steepness=steepness, sequences=sequences)
-    slow, late = _chances(pressing[2:], (slo.tpot_s, slo.ttft_s - ask.waited_s), steepness) * slo.miss_cost
-    over = np.maximum(sequences + (1.0 - batch_max), 0.0) / batch_max  # batches that wait to be let in
-    slow += over * tpot_s * (slo.miss_cost * output / slo.ttft_s)
-    memory = _crowding(free_blocks - (ask.prompt_tokens + output) / block_tokens, blocks) * weights.memory
-    per_second = price * (weights.price / (max(1e-12, np.maximum.reduce(price)) * slo.ttft_s))
-    prompt_price = per_second * work_s
-    output_price = per_second * own_step_s * output
-    return Worth(
-        prompt=late + prompt_harm + prompt_price,
-        output=slow + output_harm + memory + output_price,
-        ahead=before_it * prefill_token_s * (1.0 / slo.ttft_s),
-        beside=(sequences + 1.0) * (base_s + own_step_s * USUAL_BATCH) * (1.0 / slo.tpot_s),
-        ttft_s=ttft_s,
-        tpot_s=tpot_s,
-        work_s=work_s,
-        late=late,
-        slow=slow,
-        prompt_harm=prompt_harm,
-        output_harm=output_harm,
-        memory=memory,
-        prompt_price=prompt_price,
-        output_price=output_price,
+    """Every term for every row. `residents` are brought to now."""
+    slo = ask.slo
+    newcomer = Newcomer(
+        prompt_tokens=float(ask.prompt_tokens),
+        output_tokens=max(1.0, ask.output_tokens_expected),
+        ttft_left_s=slo.ttft_s - ask.waited_s,
+        ttft_s=slo.ttft_s,
+        tpot_s=slo.tpot_s,
+        miss_cost=slo.miss_cost,
+        line=residents.line(slo),
+        memory_weight=weights.memory,
+        price_weight=weights.price,
     )
-
-
-def latency_only(worth: Worth) -> Worth:
-    """The same with nothing counted but latency, and KV pools that run full."""
-    nothing, memory = np.zeros(len(worth.late)), worth.memory * FULL
-    return worth._replace(
-        prompt=nothing,
-        output=memory,
-        late=nothing,
-        slow=nothing,
-        prompt_harm=nothing,
-        output_harm=nothing,
-        memory=memory,
-        prompt_price=nothing,
-        output_price=nothing,
+    worth = Worth(*np.empty((len(Worth._fields), fleet.rows)))
+    _weigh_all(
+        newcomer,
+        fleet.waiting,
+        fleet.running,
+        fleet.queued_tokens,
+        fleet.queued_pairs,
+        fleet.context_tokens,
+        fleet.free_blocks,
+        fleet.blocks,
+        fleet.block_tokens,
+        fleet.batch_sequences_max,
+        fleet.step_tokens_max,
+        fleet.base_s,
+        fleet.prefill_token_s,
+        fleet.pair_s,
+        fleet.decode_s,
+        fleet.context_token_s,
+        fleet.error,
+        fleet.price_per_s,
+        cached,
+        residents.outputs,
+        residents.prompt_share(fleet.rows),
+        residents.classes,
+        worth,
     )
+    return worth
+
+
+@compiled
+def _weigh_all(  # noqa: PLR0917 - columns, all of which count
+    new: Newcomer, waiting: IntColumn, running: IntColumn, queued_tokens: IntColumn, queued_pairs: FloatColumn,
+    context_tokens: IntColumn, free_blocks: IntColumn, blocks: IntColumn, block_tokens: IntColumn,
+    batch_sequences_max: IntColumn, step_tokens_max: IntColumn, base_s: FloatColumn, prefill_token_s: FloatColumn,
+    pair_s: FloatColumn, decode_s: FloatColumn, context_token_s: FloatColumn, error: FloatColumn,
+    price_per_s: FloatColumn, cached: FloatColumn, residents: Matrix, prompt_share: FloatColumn, classes: Matrix,
+    worth: Worth,
+) -> None:  # fmt: skip
+    """Fill `worth`. `residents` [classes, slots] were placed lately; a line of `classes` is (tpot_s, miss_cost)."""
+    rows = len(worth.prompt)
+    price_max = 1e-12
+    for at in range(rows):
+        price_max = max(price_max, price_per_s[at])
+    for at in range(rows):
+        sequences = running[at] + waiting[at]
+        without_s = base_s[at] + context_token_s[at] * context_tokens[at]
+        steepness = HALF_LOGISTIC / (error[at] + ERROR_MIN)
+
+        # The prompt: what is queued before it, chunk by chunk in steps that others decode in.
+        room = max(step_tokens_max[at] - running[at], 1.0)
+        tokens = new.prompt_tokens - cached[at]
+        before_it = queued_tokens[at] + tokens
+        own_s = tokens * (prefill_token_s[at] + pair_s[at] * (0.5 * cached[at] + 0.5 * (new.prompt_tokens + 1.0)))
+        work_s = own_s + math.ceil(tokens / room) * base_s[at]
+        steps_s = math.ceil(before_it / room) * (without_s + decode_s[at] * running[at])
+        ttft_s = queued_tokens[at] * prefill_token_s[at] + queued_pairs[at] * pair_s[at] + own_s + steps_s
+        late = _chance(ttft_s, new.ttft_left_s, steepness) * new.miss_cost
+
+        # The output: one more sequence in every step. Steps as they are, with the prompt's part, with the sequence.
+        own_step_s = decode_s[at] + context_token_s[at] * (new.prompt_tokens + 0.5 * new.output_tokens)
+        stretch = 1.0 / (1.0 - min(prompt_share[at], SHARE_MAX))
+        as_is_s = (without_s + decode_s[at] * sequences) * stretch
+        stalled_s, tpot_s = as_is_s + work_s / new.output_tokens, as_is_s + own_step_s * stretch
+        over = max(sequences + 1.0 - batch_sequences_max[at], 0.0) / batch_sequences_max[at]
+        slow = _chance(tpot_s, new.tpot_s, steepness) * new.miss_cost  # and batches wait to be let in:
+        slow += over * tpot_s * (new.miss_cost * new.output_tokens / new.ttft_s)
+
+        times_s = (as_is_s, stalled_s, tpot_s)
+        prompt_harm, output_harm = _harm(times_s, steepness, sequences, classes, residents[:, at], new.line)
+        left_blocks = free_blocks[at] - (new.prompt_tokens + new.output_tokens) / block_tokens[at]
+        crowding = 1.0 - left_blocks / (blocks[at] * MEMORY_MARGIN + 1.0)
+        memory = min(max(crowding, 0.0), 2.0) * new.memory_weight
+        per_second = price_per_s[at] * new.price_weight / (price_max * new.ttft_s)
+        prompt_price, output_price = per_second * work_s, per_second * own_step_s * new.output_tokens
+        worth.prompt[at] = late + prompt_harm + prompt_price
+        worth.output[at] = slow + output_harm + memory + output_price
+        worth.ahead[at] = before_it * prefill_token_s[at] / new.ttft_s
+        worth.beside[at] = (sequences + 1.0) * (base_s[at] + own_step_s * USUAL_BATCH) / new.tpot_s
+        worth.ttft_s[at], worth.tpot_s[at], worth.work_s[at] = ttft_s, tpot_s, work_s
+        worth.late[at], worth.slow[at], worth.memory[at] = late, slow, memory
+        worth.prompt_harm[at], worth.output_harm[at] = prompt_harm, output_harm
+        worth.prompt_price[at], worth.output_price[at] = prompt_price, output_price
+
+
+@compiled
+def _harm(  # noqa: PLR0917 - all numbers
+    times_s: tuple[float, float, float],
+    steepness: float,
+    sequences: float,
+    classes: Matrix,
+    lately: FloatColumn,
+    newcomer: int,
+) -> tuple[float, float]:
+    """What it costs those who decode at a worker, each class of them, that steps take as long as the second or
+    the third of `times_s` and not the first."""
+    placed, prompt_harm, output_harm = 0.0, 0.0, 0.0
+    for line in range(len(classes)):
+        placed += lately[line]
+    for line in range(len(classes)):
+        limit_s, there = classes[line, 0], lately[line] + (UNKNOWN if line == newcomer else 0.0)
+        if sequences * there > 0.0:
+            cost = there * sequences / (placed + UNKNOWN) * classes[line, 1]
+            now = _chance(times_s[0], limit_s, steepness)
+            prompt_harm += (_chance(times_s[1], limit_s, steepness) - now) * cost
+            output_harm += (_chance(times_s[2], limit_s, steepness) - now) * cost
+    return prompt_harm, output_harm
+
+
+@compiled
+def _chance(predicted_s: float, limit_s: float, steepness: float) -> float:
+    """How likely a prediction exceeds its limit; the surer it is, the steeper. A limit that has passed is missed."""
+    return 0.5 + 0.5 * math.tanh(steepness - steepness * limit_s / (predicted_s + TINY_S))
 
 
 class Steps(NamedTuple):
@@ -160,15 +233,6 @@ def steps_now(fleet: FleetTable) -> Steps:
         sequences=sequences,
         crowding=_crowding(fleet.free_blocks[:rows].astype(np.float64), fleet.blocks[:rows]) * (sequences > 0.0),
     )
-
-
-def _chances(pressing: Matrix, limits_s: tuple[float, float], steepness: FloatColumn) -> Matrix:
-    """How likely each line of predictions exceeds its limit, given their `steepness` by the second of them.
-
-    A limit that has passed already is missed.
-    """
-    chances: Matrix = np.tanh(steepness - np.array(limits_s)[:, np.newaxis] * pressing) * 0.5 + 0.5
-    return chances
 
 
 def _crowding(left_blocks: FloatColumn, blocks: FloatColumn | IntColumn) -> FloatColumn:

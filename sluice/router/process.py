@@ -23,7 +23,7 @@ from sluice.config.router import RouterConfig
 from sluice.domain.ids import RouterId
 from sluice.errors import ConfigError
 from sluice.policy.admission import AdmissionLimits
-from sluice.policy.registry import make_policy
+from sluice.policy.registry import compile_policy, make_policy
 from sluice.policy.restraint import RestraintLimits
 from sluice.router.admin_service import AdminService
 from sluice.router.dispatch_limits import DispatchLimits
@@ -72,6 +72,7 @@ async def serve(config: RouterConfig, *, clock: Clock) -> AsyncIterator[RunningR
     tokenizer = tokenizers.load(directory)
     router = RouterId(f"router-{secrets.token_hex(4)}")
     fleet = Fleet(expiry_s=config.worker_expiry_s)
+    compile_policy(config.placement.policy)
     model = _model_name(config)
     observer = Observer(
         RouterMetrics(queue_requests_max=config.admission.queue_requests_max, hold_s=config.admission.hold_s),

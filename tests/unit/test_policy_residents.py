@@ -9,9 +9,11 @@ from fleet_tables import fleet_of
 
 from sluice.domain.role import Role
 from sluice.domain.slo import SloClass, Urgency
+from sluice.policy.fleet_table import FloatColumn
 from sluice.policy.joint import Joint
 from sluice.policy.policy import Ask, Placed, Unplaced
-from sluice.policy.residents import CLASSES_MAX, WINDOW_S, Matrix, Residents
+from sluice.policy.residents import CLASSES_MAX, WINDOW_S, Residents
+from sluice.policy.worth import Weights, weigh
 
 M = Role.MIXED
 TIGHT = SloClass(name="tight", urgency=Urgency.INTERACTIVE, ttft_s=0.5, tpot_s=0.02)
@@ -54,12 +56,12 @@ def test_whoever_is_there_unseen_counts_as_of_the_newcomers_class() -> None:
     assert Joint().place(ASK, crowd, {}, now_s=0.0).candidates[0].terms["harm"] < 1e-3  # type: ignore[union-attr]
 
 
-def harm(residents: Residents, slo: SloClass, *, workers: int = 1) -> Matrix:
-    """To ten sequences at each worker, when steps take 0.1 s that took a hundredth of that."""
-    steepness = np.full(workers, 5.0)
-    pressing = steepness / np.array([[0.001], [0.1]])
-    (cost,) = residents.harm(slo, pressing, steepness=steepness, sequences=np.full(workers, 10.0))
-    return cost
+def harm(residents: Residents, slo: SloClass, *, workers: int = 1) -> FloatColumn:
+    """To ten sequences at each worker, when a prompt makes steps take 0.1 s that took a hundredth of that."""
+    there = {"running": 10, "base_s": 0.001, "prefill_token_s": 0.1, "decode_s": 0.0, "error": 0.14}
+    ask = Ask(prompt_tokens=100, output_tokens_max=100, output_tokens_expected=100.0, slo=slo)
+    fleet = fleet_of(*[(M, there)] * workers)
+    return weigh(ask, fleet, np.zeros(workers), residents, Weights()).prompt_harm
 
 
 def test_what_was_placed_long_ago_says_nothing_any_more() -> None:
