@@ -12,7 +12,8 @@ more than all the rest. Answers must be equal to the last token whatever moved.
 Long prompts take minutes to compute, so `--anew` makes every move a first one: the worker that an answer
 has left is killed and started anew before the next move, its memory untouched. `--save FILE` adds what was
 measured to a file, `--load FILE...` reads such files and measures nothing; `--plot FILE.svg` draws the medians
-of first moves. `migration_company.py` measures what other answers notice.
+of first moves. Moves rest between pieces (`transfer.copy_share`); with `--share 1` they do not, as in drains,
+and the run is shorter. `migration_company.py` measures what other answers notice.
 """
 
 import argparse
@@ -127,8 +128,8 @@ class Move:
         return self.pause_s / self.step_s
 
 
-def plan_for(way: str, model: Path) -> FleetPlan:
-    """Two workers that move requests in this way."""
+def plan_for(way: str, model: Path, *, share: float) -> FleetPlan:
+    """Two workers that move requests in this way, copying for `share` of the time."""
     names: dict[str, Literal["shm", "tcp", "nixl"]] = {"shm": "shm", "tcp": "tcp", "nixl": "nixl"}
     transport = names.get(way.rsplit(maxsplit=1)[-1], "shm")
     rounds = 0 if way.startswith("stop") else 8
@@ -139,7 +140,7 @@ def plan_for(way: str, model: Path) -> FleetPlan:
         decode=0,
         mixed=2,
         engine=EngineConfig(threads=1, kv_memory_mib=800),
-        transfer=TransferConfig(transports=(transport,), copy_rounds_max=rounds, checksums="off"),
+        transfer=TransferConfig(transports=(transport,), copy_rounds_max=rounds, checksums="off", copy_share=share),
     )
 
 
@@ -231,7 +232,8 @@ def measure(arguments: argparse.Namespace, model: Path) -> Iterator[tuple[str, i
     """Every way in turn: one platform at a time, because idle ones would still take a share of the cores."""
     answers: dict[tuple[int, int], tuple[int, ...]] = {}
     for way in arguments.ways:
-        with LocalFleet(plan_for(way, model)) as fleet, grpc.insecure_channel(fleet.grpc_address) as channel:
+        plan = plan_for(way, model, share=arguments.share)
+        with LocalFleet(plan) as fleet, grpc.insecure_channel(fleet.grpc_address) as channel:
             fleet.wait_ready(lambda _: None)
             print(f"\n{way}:", end="", flush=True)
             if not arguments.anew:
@@ -286,6 +288,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="answers for each way and context")
     parser.add_argument("--moves", type=int, default=8, help="of every answer")
     parser.add_argument("--anew", action="store_true", help="every move goes to a worker that has just been started")
+    parser.add_argument("--share", type=float, default=TransferConfig().copy_share)
     parser.add_argument("--save", type=Path)
     parser.add_argument("--load", type=Path, nargs="+", default=[])
     parser.add_argument("--plot", type=Path)

@@ -198,8 +198,7 @@ def main() -> int:
 
 def measure(arguments: argparse.Namespace, way: str, model: Path) -> None:
     """One platform, every context."""
-    plan = plan_for(way, model)
-    plan = dataclasses.replace(plan, transfer=dataclasses.replace(plan.transfer, copy_share=arguments.share))
+    plan = plan_for(way, model, share=arguments.share)
     with LocalFleet(plan) as fleet, grpc.insecure_channel(fleet.grpc_address) as channel:
         fleet.wait_ready(lambda _: None)
         longest = [9 + n % 500 for n in range(arguments.warm or max(arguments.contexts))]
