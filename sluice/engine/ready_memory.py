@@ -56,8 +56,8 @@ class ReadyMemory:
             self._thread.join()
         if self._thread.is_alive():
             return None
-        self._thread = None
-        return self._made
+        made, self._thread, self._made = self._made, None, []
+        return made
 
 
 def _touch(wish: Wish, made: list[torch.Tensor], hurry: threading.Event) -> None:

@@ -308,3 +308,4 @@ def test_a_sequence_that_was_expected_finds_memory_that_has_been_touched(monkeyp
     _, placed = keeper.arrange([[Decode(small, 21)], [Decode(large, 3500)]])
     assert placed.kept is not None
     assert placed.kept.layers[0].data_ptr() == made[0].data_ptr()
+    assert not keeper._ready._made, "whoever took it lets it go"
