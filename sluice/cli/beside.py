@@ -9,6 +9,9 @@ from sluice.domain.ids import WorkerId
 BESIDE: Final = "-eye"
 """Ends the name of an encode worker that shares its process with another."""
 
+KEPT_MIB: Final = 128
+"""Embeddings it keeps unless told otherwise: as much as `sluice up` gives an encode worker of its own."""
+
 
 def host_of(config: WorkerConfig) -> WorkerId | None:
     """The worker whose process an encode worker shares; None for one by itself."""
@@ -21,6 +24,6 @@ def encoders_beside(config: WorkerConfig) -> list[WorkerConfig]:
     if not config.images.encodes or config.role == "encode":
         return []
     images = replace(config.images, encodes=False)
-    engine = replace(config.engine, kv_memory_mib=config.images.embeddings_mib)
+    engine = replace(config.engine, kv_memory_mib=config.images.embeddings_mib or KEPT_MIB)
     name = f"{config.worker}{BESIDE}"
     return [replace(config, worker=name, role="encode", kv_port=0, metrics_port=0, images=images, engine=engine)]

@@ -6,6 +6,7 @@ Next: `worker_process.py`; `emulated_engine.py` is the other way.
 import json
 import logging
 from pathlib import Path
+from typing import Final
 
 import torch
 
@@ -21,6 +22,7 @@ from sluice.engine import torch_runner
 from sluice.engine.contract import ModelFacts
 from sluice.engine.embedding_memory import embedding_geometry
 from sluice.engine.embedding_store import EmbeddingStore
+from sluice.engine.image_inputs import ImageShape
 from sluice.engine.model_loader import LoadedModel, directory_of, geometry_for, load_model
 from sluice.engine.vision.vision_fingerprint import vision_fingerprint
 from sluice.errors import ConfigError
@@ -29,6 +31,10 @@ from sluice.kv_transfer.backends import default_names
 from sluice.kv_transfer.transport import Region
 
 log = logging.getLogger(__name__)
+
+EMBEDDINGS_BYTES_MIN: Final = 8 * MIB
+EMBEDDINGS_BYTES_MAX: Final = 1024 * MIB
+"""Main memory that a model of very long prompts takes for embeddings unless it is told otherwise."""
 
 
 def build_engine(config: WorkerConfig) -> BuiltEngine:
@@ -43,18 +49,29 @@ def build_engine(config: WorkerConfig) -> BuiltEngine:
     geometry = geometry_for(facts, block_tokens=settings.block_tokens, memory_bytes=settings.kv_memory_mib * MIB)
     limits = limits_from(config, sequence_tokens_max=facts.sequence_tokens_max)
     standpoint = standpoint_of(config, facts, kv_token_bytes=geometry.token_bytes)
+    prompt_tokens_max = min(limits.sequence_tokens_max, geometry.blocks * geometry.block_tokens)
+    embeddings = _embedding_store(config, model, prompt_tokens_max=prompt_tokens_max)
     if facts.device != "cpu":
         engine = torch_runner.build_engine(model, geometry=geometry, limits=limits)
         region = Region(address=engine.kv_address, size_bytes=geometry.region_bytes, device=engine.kv_device, view=None)
-        return BuiltEngine(engine, facts, region, None, standpoint, embeddings=_embedding_store(config, model))
+        return BuiltEngine(engine, facts, region, None, standpoint, embeddings=embeddings)
     names = config.transfer.transports or default_names("cpu")
     kv_memory = memory.allocate(geometry.region_bytes, shared="shm" in names, prefault=True)  # no step waits for pages
     region = kv_memory.region()
     engine = torch_runner.build_engine(model, geometry=geometry, limits=limits, kv_buffer=region.view)
-    return BuiltEngine(engine, facts, region, kv_memory, standpoint, embeddings=_embedding_store(config, model))
+    return BuiltEngine(engine, facts, region, kv_memory, standpoint, embeddings=embeddings)
 
 
-def _embedding_store(config: WorkerConfig, model: LoadedModel) -> BuiltStore | None:
+def embeddings_bytes(shape: ImageShape, *, prompt_tokens_max: int) -> int:
+    """Room for two of the longest prompts if all their tokens are images': one is read while the other's come.
+
+    What fills images up to whole blocks comes out of the second's.
+    """
+    token_bytes = shape.levels * shape.hidden * shape.dtype.itemsize
+    return min(EMBEDDINGS_BYTES_MAX, max(EMBEDDINGS_BYTES_MIN, 2 * prompt_tokens_max * token_bytes))
+
+
+def _embedding_store(config: WorkerConfig, model: LoadedModel, *, prompt_tokens_max: int) -> BuiltStore | None:
     """Where images' embeddings arrive: main memory, whatever the KV pool is in."""
     shape = model.image_shape
     if shape is None:
@@ -64,7 +81,7 @@ def _embedding_store(config: WorkerConfig, model: LoadedModel) -> BuiltStore | N
         hidden=shape.hidden,
         dtype=model.facts.dtype,
         dtype_bytes=model.facts.dtype_bytes,
-        memory_bytes=config.images.embeddings_mib * MIB,
+        memory_bytes=config.images.embeddings_mib * MIB or embeddings_bytes(shape, prompt_tokens_max=prompt_tokens_max),
     )
     held = memory.allocate(geometry.region_bytes, shared="shm" in embedding_transports(config))
     fingerprint = vision_fingerprint(directory_of(config.model_path), dtype=model.facts.dtype)

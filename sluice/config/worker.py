@@ -51,7 +51,7 @@ class ImagesConfig:
     """Pictures and their embeddings, where the model sees."""
 
     encodes: bool = False  # a worker of another role has an encoder beside it, in its own process
-    embeddings_mib: int = 64  # where embeddings arrive; encode workers keep theirs in engine.kv_memory_mib
+    embeddings_mib: int = 0  # where they arrive; 0: two of the longest prompts. Encoders: engine.kv_memory_mib
     prepared_mib: int = 256  # pixels that wait for the vision tower
     looks_max: int = 256  # pictures that wait to be prepared
     looks_mib_max: int = 256

@@ -5,8 +5,8 @@ nothing else. Next: these two, and `intake.py` for who asks.
 """
 
 import asyncio
+import contextlib
 import hashlib
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -69,8 +69,8 @@ class EncodeDesk:
         looking = [self._looking(one) for one in shown]
         return tuple([await _picture(one, answer) for one, answer in zip(shown, looking, strict=True)])
 
-    def recall(self, name: bytes, *, field: str, root: BlockHash) -> Picture | None:
-        """A picture by its file's name, if some encode worker still has its embeddings: held while it is needed."""
+    def recall(self, name: bytes, *, field: str, root: BlockHash, held: contextlib.ExitStack) -> Picture | None:
+        """A picture by its file's name, if an encode worker has its embeddings: kept there until `held` closes."""
         layout = self._looks.layout_of(name)
         if layout is None:
             return None
@@ -83,7 +83,7 @@ class EncodeDesk:
         for one, part, view in zip(shown, picture.parts, views, strict=True):
             kept = self._keeps.keep(one.key, part, self._fleet.at(view.slot))
             if kept is not None:
-                weakref.finalize(picture, self._keeps.let_go, kept)
+                held.callback(self._keeps.let_go, kept)
         return picture
 
     def _looking(self, shown: Shown) -> _Answer:

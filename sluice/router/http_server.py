@@ -7,6 +7,7 @@ Next: `openai_schema.py`, `openai_replies.py`, `intake.py`.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -75,30 +76,38 @@ class HttpServer:
             response.headers["Connection"] = "close"
 
     async def _completions(self, http: web.Request) -> web.StreamResponse:
+        with contextlib.ExitStack() as held:
+            request, writer = await self._begin_completions(http, held)
+            return await self._answer(http, request, writer)
+
+    async def _begin_completions(self, http: web.Request, held: contextlib.ExitStack) -> tuple[Request, ReplyWriter]:
         with self._dispatcher.observer.refusals():
             body = openai_schema.parse(await self._read(http), CompletionBody)
             wishes = openai_schema.completion_wishes(
                 body, tenant=_tenant(http), timeout_s=_timeout_s(http), traceparent=_traceparent(http)
             )
-            job = await self._intake.job(_resumed(http, body, wishes))
+            job = await self._intake.job(_resumed(http, body, wishes), held)
             http[_REQUEST] = job.request
             writer = self._writer(job, body, Endpoint.COMPLETIONS, echo=self._echo(wishes) if body.echo else ())
             copies = await self._dispatcher.copies_of(job)
-            request = self._dispatcher.submit(job, _delivery(body), copies)
-        return await self._answer(http, request, writer)
+            return self._dispatcher.submit(job, _delivery(body), copies), writer
 
     async def _chat(self, http: web.Request) -> web.StreamResponse:
+        with contextlib.ExitStack() as held:
+            request, writer = await self._begin_chat(http, held)
+            return await self._answer(http, request, writer)
+
+    async def _begin_chat(self, http: web.Request, held: contextlib.ExitStack) -> tuple[Request, ReplyWriter]:
         with self._dispatcher.observer.refusals():
             body = openai_schema.parse(await self._read(http), ChatBody)
             wishes = openai_schema.chat_wishes(
                 body, tenant=_tenant(http), timeout_s=_timeout_s(http), traceparent=_traceparent(http)
             )
-            job = await self._intake.job(_resumed(http, body, wishes))
+            job = await self._intake.job(_resumed(http, body, wishes), held)
             http[_REQUEST] = job.request
             writer = self._writer(job, body, Endpoint.CHAT, echo=())
             copies = await self._dispatcher.copies_of(job)
-            request = self._dispatcher.submit(job, _delivery(body), copies)
-        return await self._answer(http, request, writer)
+            return self._dispatcher.submit(job, _delivery(body), copies), writer
 
     def _writer(self, job: Job, body: GenerationBody, endpoint: Endpoint, *, echo: tuple[str, ...]) -> ReplyWriter:
         return ReplyWriter(

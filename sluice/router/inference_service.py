@@ -40,9 +40,11 @@ class InferenceService(sluice_pb2_grpc.InferenceServicer):
         """Stream a request's output: one event per choice and wake-up, the last one with usage."""
         try:
             # Closed at once when the call ends, not when the garbage collector comes by.
-            async with contextlib.aclosing(self._events(message, timeout_s=context.time_remaining())) as events:
-                async for event in events:
-                    yield event
+            with contextlib.ExitStack() as held:
+                stream = self._events(message, held, timeout_s=context.time_remaining())
+                async with contextlib.aclosing(stream) as events:
+                    async for event in events:
+                        yield event
         except SluiceError as error:
             await context.abort(status.status_of(error), str(error))
         except Exception:  # noqa: BLE001 - the gRPC edge answers whatever happens
@@ -56,12 +58,12 @@ class InferenceService(sluice_pb2_grpc.InferenceServicer):
         return pb.ListModelsReply(models=[self._intake.model])
 
     async def _events(
-        self, message: pb.GenerateRequest, *, timeout_s: float | None
+        self, message: pb.GenerateRequest, held: contextlib.ExitStack, *, timeout_s: float | None
     ) -> AsyncGenerator[pb.GenerateEvent, None]:
         with self._dispatcher.observer.refusals():
             if self._dispatcher.door.is_leaving:  # a channel outlives its calls: only a refusal makes it look elsewhere
                 raise NoWorkerError("the router is stopping; try again, or another router")
-            job = await self._intake.job(_wishes(message, timeout_s=timeout_s))
+            job = await self._intake.job(_wishes(message, timeout_s=timeout_s), held)
             copies = await self._dispatcher.copies_of(job)
             request = self._dispatcher.submit(job, Delivery.EACH_STEP, copies)
         completion_tokens, open_choices = sum(job.next_index), job.choices

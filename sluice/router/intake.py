@@ -6,6 +6,7 @@ Next: `dispatcher.py`.
 """
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -134,8 +135,8 @@ class Intake:
         """Stop the encoding threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def job(self, wishes: Wishes) -> Job:
-        """Check and prepare a request, once the door lets it in.
+    async def job(self, wishes: Wishes, held: contextlib.ExitStack) -> Job:
+        """Check and prepare a request, once the door lets it in. Its pictures are kept until `held` closes.
 
         Raises InvalidRequestError, UnknownModelError, NoWorkerError, OverloadedError.
         """
@@ -148,7 +149,7 @@ class Intake:
             raise NoWorkerError("no worker is connected; start one, or wait until one has loaded the model")
         root = root_hash(model_fingerprint=fingerprint, salt=wishes.tenant)
         self._check_pictures(wishes)
-        pictures, looked_s = await self._gallery.pictures(pictures_of(wishes), root=root)
+        pictures, looked_s = await self._gallery.pictures(pictures_of(wishes), root=root, held=held)
         texts = [self._text(prompt) for prompt in wishes.prompts]
         if sum(map(len, texts)) <= INLINE_CHARS_MAX:
             prompts = self._prompts(texts, wishes.prompts, root, pictures)

@@ -13,7 +13,7 @@ from sluice.domain.sequence import SequenceState
 from sluice.domain.slo import STANDARD, SloClass
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Picture:
     """One picture of a prompt. `data` is its file, kept for as long as somebody may have to encode it again."""
 

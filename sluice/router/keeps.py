@@ -7,7 +7,6 @@ shown. One hold serves all who name the same picture. A worker that drains, or t
 the request is told. Lives on the event loop. Next: `encode_desk.py`, who asks.
 """
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -44,7 +43,6 @@ class Keeps:
         self._router = router
         self._new_sequence = new_sequence
         self._kept: dict[Key, Kept] = {}
-        self._let_go: deque[Kept] = deque()  # said on any thread, done on the loop
 
     def keep(self, key: Key, layout: ImageLayout, member: Member) -> Kept | None:
         """Hold a part of a picture at `member`, which has it, until all who asked have let go; None without room."""
@@ -73,8 +71,8 @@ class Keeps:
         return is_batch_free and (sum(held) + tokens) * HELD_SHARE <= info.blocks * info.block_tokens
 
     def let_go(self, kept: Kept) -> None:
-        """One who needed it is gone. From any thread; done at the next tick."""
-        self._let_go.append(kept)
+        """One who needed it is gone; who holds it hears of the last at the next tick."""
+        kept.wanted -= 1
 
     def owns(self, sequence: SequenceId) -> bool:
         """Whether it is a picture held for somebody."""
@@ -90,8 +88,6 @@ class Keeps:
 
     def tick(self) -> None:
         """Let go of what nobody needs, and of what would keep a worker from being drained."""
-        while self._let_go:
-            self._let_go.popleft().wanted -= 1
         for key, kept in list(self._kept.items()):
             if kept.wanted <= 0 or not kept.member.is_ready:
                 del self._kept[key]

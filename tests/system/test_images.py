@@ -4,7 +4,6 @@ import asyncio
 import base64
 import contextlib
 import dataclasses
-import gc
 import json
 import random
 from collections.abc import Sequence
@@ -222,17 +221,16 @@ async def test_a_named_picture_is_not_forgotten_while_a_request_needs_it(qwen: P
             for seed in range(first, first + 288, 16):
                 files = [picture_file(one, form="BMP", sides=(150, 160)) for one in range(seed, seed + 16)]
                 await desk.pictures([("p", data) for data in files], root=root)
-            gc.collect()  # what an earlier request had at hand
 
-        expected = await ask(platform, prompt)
+        expected, held = await ask(platform, prompt), contextlib.ExitStack()
         async with asyncio.timeout(30):
-            while (needed := desk.recall(name_of(prompt.files[0]), field="pictures[0]", root=root)) is None:
+            while (needed := desk.recall(name_of(prompt.files[0]), field="pictures[0]", root=root, held=held)) is None:
                 await asyncio.sleep(0.02)  # what is cached is told with the next heartbeat
         await flood(1000)
         assert await answer(platform, request) == expected
         own = embedding_tokens(needed.layout.digest, needed.layout.tokens)
         hashes = extend_chain(embedding_root(root), own)
-        del needed
+        held.close()
         await flood(2000)
         async with asyncio.timeout(30):
             while fleet.index.match(hashes).get(next(fleet.encoders).slot):

@@ -5,12 +5,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from sluice.cli import fleet_options
 from sluice.cli.beside import encoders_beside
 from sluice.cli.fleet_options import add_fleet_arguments, plan_from
 from sluice.cli.local_fleet import FleetPlan
+from sluice.cli.model_engine import EMBEDDINGS_BYTES_MAX, EMBEDDINGS_BYTES_MIN, embeddings_bytes
 from sluice.config.worker import ImagesConfig, WorkerConfig
+from sluice.engine.image_inputs import ImageShape
 from sluice.errors import ConfigError
 
 
@@ -76,3 +79,10 @@ def test_an_encode_worker_beside_another_is_a_worker_of_its_own() -> None:
     assert (encoder.worker, encoder.role, encoder.kv_port, encoder.metrics_port) == ("m-eye", "encode", 0, 0)
     assert encoder.engine.kv_memory_mib == 5
     assert encoders_beside(encoder) == []
+
+
+def test_the_room_for_embeddings_follows_from_the_longest_prompt_there_can_be() -> None:
+    shape = ImageShape(levels=1, hidden=3584, dtype=torch.bfloat16, has_grid=True)
+    assert embeddings_bytes(shape, prompt_tokens_max=32_768) == 2 * 32_768 * 7168
+    assert embeddings_bytes(shape, prompt_tokens_max=10) == EMBEDDINGS_BYTES_MIN
+    assert embeddings_bytes(shape, prompt_tokens_max=10**9) == EMBEDDINGS_BYTES_MAX

@@ -1,8 +1,8 @@
 """A picture that a request only names is held by its encode worker for as long as somebody needs it."""
 
 import asyncio
+import contextlib
 import dataclasses
-import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -68,8 +68,8 @@ def encoder_of(desk: ImageDesk) -> Member:
     return next(desk.dispatcher.fleet.encoders)
 
 
-def recall(desk: ImageDesk, data: bytes) -> Picture:
-    picture = desk.dispatcher.desk.recall(name_of(data), field="pictures[0]", root=ROOT)
+def recall(desk: ImageDesk, data: bytes, held: contextlib.ExitStack) -> Picture:
+    picture = desk.dispatcher.desk.recall(name_of(data), field="pictures[0]", root=ROOT, held=held)
     assert picture is not None
     return picture
 
@@ -84,20 +84,18 @@ def submit(desk: ImageDesk, picture: Picture) -> None:
 
 async def test_a_named_picture_is_held_until_nobody_needs_it(desk: ImageDesk) -> None:
     encoder = encoder_of(desk)
-    first, second = recall(desk, A), recall(desk, A)
+    first, second = contextlib.ExitStack(), contextlib.ExitStack()
+    for held in (first, second):
+        recall(desk, A, held)
     (start,) = desk.only(encoder, "start")
     assert start.start.HasField("target"), "it is held when it is computed"
     assert not start.start.target.worker, "for nobody yet"
     kept = start.start.state.sequence
     assert desk.dispatcher.desk.owns(kept)
-    for picture in ("first", "second"):
+    for held in (first, second):
         desk.dispatcher.tick()
-        assert desk.only(encoder, "cancel") == [], f"{picture} needs it"
-        if picture == "first":
-            del first
-        else:
-            del second
-        gc.collect()
+        assert desk.only(encoder, "cancel") == [], "somebody needs it"
+        held.close()
     desk.dispatcher.tick()
     assert [message.cancel.sequence for message in desk.only(encoder, "cancel")] == [kept]
     assert not desk.dispatcher.desk.owns(kept)
@@ -105,65 +103,73 @@ async def test_a_named_picture_is_held_until_nobody_needs_it(desk: ImageDesk) ->
 
 async def test_a_draining_encode_worker_is_not_kept_from_its_end(desk: ImageDesk) -> None:
     encoder = encoder_of(desk)
-    picture = recall(desk, A)
+    recall(desk, A, contextlib.ExitStack())
     (start,) = desk.only(encoder, "start")
     desk.beat(encoder, Lifecycle.DRAINING)
     desk.dispatcher.tick()
     assert [message.cancel.sequence for message in desk.only(encoder, "cancel")] == [start.start.state.sequence]
-    del picture
 
 
 async def test_a_worker_that_gave_it_up_is_asked_again_by_whoever_comes_next(desk: ImageDesk) -> None:
     encoder = encoder_of(desk)
-    first = recall(desk, A)
+    first, second = contextlib.ExitStack(), contextlib.ExitStack()
+    recall(desk, A, first)
     (start,) = desk.only(encoder, "start")
     desk.failed(encoder, start.start.state.sequence)
-    second = recall(desk, A)
+    recall(desk, A, second)
     (again,) = desk.only(encoder, "start")
-    del first
-    gc.collect()
+    first.close()
     desk.dispatcher.tick()
     assert desk.only(encoder, "cancel") == [], "who let go was of an earlier hold"
     assert desk.dispatcher.desk.owns(again.start.state.sequence)
-    del second
 
 
 async def test_only_a_part_of_a_workers_batch_is_held(desk: ImageDesk) -> None:
     encoder = encoder_of(desk)
-    held = [recall(desk, bytes([number])) for number in range(1, 9)]
+    for number in range(1, 9):
+        recall(desk, bytes([number]), contextlib.ExitStack())
     assert len(desk.only(encoder, "start")) == encoder.info.batch_sequences_max // HELD_SHARE
-    del held
 
 
 async def test_a_small_encode_worker_holds_nothing_that_others_would_wait_for(desk: ImageDesk) -> None:
     encoder = encoder_of(desk)
     encoder.info = dataclasses.replace(encoder.info, blocks=3)
-    picture = recall(desk, A)
+    recall(desk, A, contextlib.ExitStack())
     assert desk.only(encoder, "start") == []
-    del picture
 
 
 async def test_a_named_picture_that_another_request_has_at_hand_is_taken_from_there(desk: ImageDesk) -> None:
     gallery = Gallery(
         cast("PictureReader", FilesAsSent()), desk.dispatcher.desk, desk.clock, held_bytes_max=1000
     )  # fmt: skip
-    asking = asyncio.ensure_future(gallery.pictures([RawPicture(field="p[0]", data=b"another")], root=ROOT))
+    sender, namer = contextlib.ExitStack(), contextlib.ExitStack()
+    asking = asyncio.ensure_future(
+        gallery.pictures([RawPicture(field="p[0]", data=b"another")], root=ROOT, held=sender)
+    )
     await asyncio.sleep(0)
     encoder = encoder_of(desk)
     for message in desk.only(encoder, "look"):
         desk.looked(encoder, message.look)
     (sent,), _ = await asking
     named = RememberedPicture(field="p[1]", name=name_of(b"another"))
-    (again,), _ = await gallery.pictures([named], root=ROOT)
+    (again,), _ = await gallery.pictures([named], root=ROOT, held=namer)
     assert (again.data, again.field, again.layout) == (b"another", "p[1]", sent.layout)
     stranger = root_hash(model_fingerprint="f", salt="another tenant")
     with pytest.raises(InvalidRequestError, match="send the bytes of its file"):
-        await gallery.pictures([named], root=stranger)
+        await gallery.pictures([named], root=stranger, held=contextlib.ExitStack())
+    sender.close()
+    (again,), _ = await gallery.pictures([named], root=ROOT, held=namer)
+    assert again.data == b"another", "who named it has it at hand too"
+    assert gallery.held_bytes == 2 * len(b"another")
+    namer.close()
+    assert gallery.held_bytes == 0
+    with pytest.raises(InvalidRequestError, match="send the bytes of its file"):
+        await gallery.pictures([named], root=ROOT, held=namer)
 
 
 async def test_a_named_picture_that_is_nowhere_any_more_ends_its_request_with_the_remedy(desk: ImageDesk) -> None:
     encoder = encoder_of(desk)
-    picture = recall(desk, A)
+    picture = recall(desk, A, contextlib.ExitStack())
     desk.told(encoder)
     submit(desk, picture)
     (start,) = desk.only(encoder, "start")

@@ -6,6 +6,7 @@ Next: `toy_model.py`, which knows the right answer.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -74,8 +75,12 @@ class Client:
 
     async def ask(self, router: SimRouter) -> None:
         """Send it and read the answer to its end."""
+        with contextlib.ExitStack() as held:
+            await self._ask(router, held)
+
+    async def _ask(self, router: SimRouter, held: contextlib.ExitStack) -> None:
         try:
-            job = self.job(await self._pictures(router))
+            job = self.job(await self._pictures(router, held))
             copies = await router.dispatcher.copies_of(job)
             request = router.dispatcher.submit(job, self.delivery, copies)
         except SluiceError as error:
@@ -98,7 +103,7 @@ class Client:
         if not self.error:
             self._check_whole(job)
 
-    async def _pictures(self, router: SimRouter) -> tuple[Picture, ...]:
+    async def _pictures(self, router: SimRouter, held: contextlib.ExitStack) -> tuple[Picture, ...]:
         """Its pictures, once encode workers have looked at them; no longer than its client waits."""
         desk = router.dispatcher.desk
         try:
@@ -107,7 +112,7 @@ class Client:
         except TimeoutError as error:
             raise DeadlineError("its pictures were not looked at in time") from error
         # Those that are known it names from here on: an encode worker is to keep them.
-        recalled = (desk.recall(one.name, field=FIELD, root=ROOT) if one.is_known else None for one in found)
+        recalled = (desk.recall(one.name, field=FIELD, root=ROOT, held=held) if one.is_known else None for one in found)
         return tuple(again or one for again, one in zip(recalled, found, strict=True)) if self.names else found
 
     @property

@@ -7,7 +7,6 @@ a seed is a history. Keeps a short log of what was done to whom. Next: `faults.p
 """
 
 import asyncio
-import gc
 import logging
 import random
 import traceback
@@ -327,8 +326,6 @@ class World:
             late = [client.name for client in self.clients if not client.is_over]
             self.checkers.fail(f"still waiting after {RECOVERY_S_MAX:g} s of calm: {', '.join(late)}")
             return
-        if any(client.files for client in self.clients):
-            gc.collect()  # pictures that were named are held until nobody has them; slow where much else is in memory
         if not await self.wait_until(lambda: not self.leftovers(), within_s=within_s):
             for line in self.leftovers():
                 self.checkers.fail(f"left over after {within_s:g} s of calm: {line}")
