@@ -168,6 +168,18 @@ class Saboteur:
             self._fleet.children[name].kill()
             await asyncio.sleep(fault.lasts_s)
             self._fleet.restart(name, kv_port=self._kv_ports.get(name, 0))
+            for _ in range(round(UP_S_MAX)):  # the next may be hit when this one serves, however slow the machine
+                await asyncio.sleep(1.0)
+                if await self._serves(name):
+                    return
+
+    async def _serves(self, name: str) -> bool:
+        """Whether a router that can be asked calls this worker ready."""
+        for router in range(len(self._fleet.routers)):
+            with contextlib.suppress(grpc.RpcError):
+                if any(row.info.worker == name and not row.load.unready for row in await self._workers(router)):
+                    return True
+        return False
 
     async def _kill_router(self, name: str, fault: Fault) -> None:
         with self._hit(name, fault):
