@@ -214,9 +214,9 @@ def encoders(fleet: LocalFleet, folder: Path, *, count: int, pace_ms: float) -> 
             path.write_text(load.to_yaml(json.loads(json.dumps(dataclasses.asdict(config)))))
             command = [
                 sys.executable,
-                str(Path(__file__).parent / "images_parts" / "paced_encoder.py"),
+                str(Path(__file__).parent / "images_parts" / "paced_worker.py"),
                 str(path),
-                str(pace_ms),
+                *(str(pace_ms), "0", "0"),
             ]
             with (folder / f"encode-{number}.log").open("w") as log:
                 processes.append(subprocess.Popen(command, stdout=log, stderr=log))

@@ -20,6 +20,7 @@ from sluice.cli.tables import Column, show
 from sluice.errors import ConfigError
 from sluice.policy.registry import POLICIES, make_policy
 from sluice.simulator.comparison import Interval, interval, paired
+from sluice.simulator.encodes import EncodeRules
 from sluice.simulator.instance_spec import InstanceSpec, StepOrder
 from sluice.simulator.pool_spec import EngineSettings, PoolCount, make_specs, parse_pools
 from sluice.simulator.report import ReportRun, render
@@ -41,6 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--pools", default="H100:4m", help="the fleet, as in H100:2p+4d,A100x2:1m (%(default)s); as `sluice up --gpu`")
     add("--model", default="Llama-3.1-8B", help="shape of the served model (%(default)s)")
     add("--vision", default="", help="its vision tower, as in Qwen2-VL: images are encoded, by e, p and m replicas")
+    add("--image-parts", type=int, default=0, metavar="TOKENS", help="larger images are encoded in parts (0: whole)")
+    add(
+        "--images-seen",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of images, those kept from before (%(default)s)",
+    )
     add("--policy", default="joint", help=f"one of {', '.join(POLICIES)} (%(default)s)")
     add("--compare", metavar="A,B,…", help="several policies on the same requests, the first against the others")
     add("--slo", default="ttft=1,tpot=0.05,itl=0.2", help="objectives in seconds (%(default)s)")
@@ -96,6 +105,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _encode_rules(arguments: argparse.Namespace) -> EncodeRules:
+    """Raises ConfigError for a share that is none, or a negative size."""
+    if not 0.0 <= arguments.images_seen <= 1.0:
+        raise ConfigError(f"--images-seen: is {arguments.images_seen:g}; use a share from 0 to 1")
+    if arguments.image_parts < 0:
+        raise ConfigError(f"--image-parts: is {arguments.image_parts}; use 0 or more embeddings")
+    return EncodeRules(part_tokens=arguments.image_parts, seen_share=arguments.images_seen)
+
+
 def _study(arguments: argparse.Namespace) -> Study:
     settings = EngineSettings(
         step_tokens_max=arguments.step_tokens,
@@ -114,6 +132,7 @@ def _study(arguments: argparse.Namespace) -> Study:
     options = RunOptions(
         objective=parse_objective(arguments.slo),
         stale_s=arguments.stale,
+        encode=_encode_rules(arguments),
         failures=tuple(Failure(slot=slot, at_s=at_s) for slot, at_s in _moments("--fail", arguments.fail, len(specs))),
         removals=tuple(
             Removal(slot=slot, at_s=at_s) for slot, at_s in _moments("--remove", arguments.remove, len(specs))

@@ -1,8 +1,9 @@
 """Images of requests on their way through the encoders, before their requests are placed.
 
 Who encodes what is the product's own decision (`policy/encoding.py`); a request whose last embedding
-has arrived is placed like any other. Embeddings go to where they are read over the slower of both links. Caches
-of embeddings are not modelled: traces do not say which images are equal. Next: `fleet_run.py`, which owns this.
+has arrived is placed like any other. Embeddings go to where they are read over the slower of both links. Traces do
+not say which images are equal: a share of them may be taken as seen before, which costs no encoding (their
+embeddings are kept and only sent). Next: `fleet_run.py`, which owns this.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from sluice.simulator.sequence import SimSequence
 ENCODE_SHARE: Final = 0.7
 """Of the time to first token that is left, what encoding may take of it; the rest is queue and prefill."""
 
+_SPREAD: Final = 2_654_435_761  # odd, so that numbers that follow each other come apart (Knuth)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeRules:
@@ -25,6 +28,8 @@ class EncodeRules:
 
     embedding_bytes: int = 8192  # of one image token, as the language model reads it
     is_sharded: bool = True  # a request's images may go to several encoders
+    part_tokens: int = 0  # a larger image is encoded in parts of so many, as towers of tiles allow; 0: whole
+    seen_share: float = 0.0  # of images, how many an encoder has the embeddings of
     ttft_share: float = ENCODE_SHARE
 
 
@@ -65,10 +70,35 @@ class Encodes:
 
     def start(self, sequence: SimSequence, now_s: float) -> bool:
         """Send a sequence's images to encoders; False where the fleet has none."""
-        plan = self._send(sequence, sequence.image_tokens, now_s)
-        if plan:
-            self._missing[sequence.index] = len(sequence.image_tokens)
-        return plan
+        is_new = [not self._is_seen(sequence, image) for image in range(len(sequence.image_tokens))]
+        parts = [
+            part
+            for tokens, is_wanted in zip(sequence.image_tokens, is_new, strict=True)
+            if is_wanted
+            for part in self._parts(tokens)
+        ]
+        if not any(self._may_encode(one) for one in self._halls.instances):
+            return False
+        self._missing[sequence.index] = len(parts) + (not all(is_new))
+        if not all(is_new):
+            self._deliver_seen(sequence, sum(sequence.image_tokens) - sum(parts), now_s)
+        return not parts or self._send(sequence, parts, now_s)
+
+    def _parts(self, tokens: int) -> list[int]:
+        size = self._rules.part_tokens or max(1, tokens)
+        return [min(size, tokens - first) for first in range(0, tokens, size)] or [0]
+
+    def _is_seen(self, sequence: SimSequence, image: int) -> bool:
+        """Drawn by request and image: the same in every run, whatever else happens there."""
+        draw = ((sequence.index * _SPREAD + image + 1) * _SPREAD) % 2**32
+        return draw < self._rules.seen_share * 2**32
+
+    def _deliver_seen(self, sequence: SimSequence, tokens: int, now_s: float) -> None:
+        """What is kept is sent from one of the encoders."""
+        spec = next(one.spec for one in self._halls.instances if one.spec.encode is not None)
+        delay_s = tokens * self._rules.embedding_bytes / spec.link_bytes_per_s + spec.link_latency_s
+        kept = SimImage(sequence, tokens, sequence.attempt)
+        self._halls.at(now_s + delay_s, lambda time_s: self._arrived(kept, time_s))
 
     def finished(self, instance: Instance, images: Sequence[SimImage], now_s: float) -> None:
         """These are encoded at `instance`; their embeddings leave for the prompt."""

@@ -50,6 +50,8 @@ def test_a_failed_instance_costs_nobody_a_request(capsys: pytest.CaptureFixture[
         (["--goal", "joy"], "--goal"),
         (["--fail", "9@1"], "--fail"),
         (["--batch", "4096"], "--batch"),
+        (["--images-seen", "1.5"], "--images-seen: is 1.5"),
+        (["--image-parts", "-1"], "--image-parts: is -1"),
         (["--seeds", "-1"], "--seeds"),
     ],
 )

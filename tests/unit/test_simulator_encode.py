@@ -65,6 +65,29 @@ def test_a_requests_images_on_four_encoders_take_a_quarter_of_the_time() -> None
     assert four == pytest.approx(0.2 + prefill_s)
 
 
+def test_the_parts_of_one_image_are_encoded_at_the_same_time() -> None:
+    fleet = [spec(Role.MIXED)] + [spec(Role.ENCODE, encode=TOWER)] * 4
+    one = requests(1, gap_s=1.0, images=1, tokens=800)
+    whole = run(fleet, one).outcome.ttft_s[0]
+    parted = run(fleet, one, RunOptions(encode=EncodeRules(part_tokens=200))).outcome.ttft_s[0]
+    assert whole - parted == pytest.approx(0.6), "a quarter of 0.8 s"
+
+
+def test_images_that_were_seen_before_cost_no_encoding() -> None:
+    fleet = [spec(Role.MIXED), spec(Role.ENCODE, encode=TOWER)]
+    trace = requests(40, gap_s=1.0, images=2, tokens=100)
+    encoded = {}
+    for share in (0.0, 0.5, 1.0):
+        replay = run(fleet, trace, RunOptions(encode=EncodeRules(seen_share=share)))
+        assert (replay.outcome.fate == Fate.FINISHED).all()
+        encoded[share] = replay.instances[1].images.encoded
+        if share == 1.0:
+            assert replay.outcome.ttft_s.max() < 0.1, "nothing but prefill, and embeddings on the way"
+    assert encoded[0.0] == 80
+    assert 30 <= encoded[0.5] <= 50
+    assert encoded[1.0] == 0
+
+
 def test_an_unsharded_request_stays_on_one_encoder() -> None:
     rules = RunOptions(encode=EncodeRules(is_sharded=False))
     fleet = [spec(Role.MIXED)] + [spec(Role.ENCODE, encode=TOWER)] * 4
