@@ -17,6 +17,7 @@ from sluice import clock
 from sluice.config.worker import TransferConfig
 from sluice.decode_worker import proof
 from sluice.decode_worker.host import Host
+from sluice.decode_worker.readiness import wait_ready
 from sluice.decode_worker.received import record
 from sluice.domain.ids import BlockHash, BootId, Epoch, SequenceId
 from sluice.domain.kv import KvGeometry
@@ -150,6 +151,7 @@ class ArrivalTable:
         except SluiceError as error:
             self._note_end(key)
             return pb.ReserveReply(granted=False, refusal=str(error))
+        await wait_ready(arrival.reservation)
         return pb.ReserveReply(
             granted=True,
             blocks=arrival.reservation.blocks,
@@ -279,11 +281,10 @@ class ArrivalTable:
         await self.supersede(sequence, Epoch(request.epoch))
         source = self._admissible(request)
         hashes = convert.hashes_from_wire(request.unit_hashes)
-        tokens = request.tokens
         _, is_answered = self._being_held[sequence] = (key, asyncio.Event())
         try:
             reservation = await self._shell.ask(
-                lambda engine: engine.reserve(sequence, tokens=tokens, unit_hashes=hashes)
+                lambda engine: engine.reserve(sequence, tokens=request.tokens, unit_hashes=hashes)
             )
         finally:
             del self._being_held[sequence]
@@ -295,7 +296,7 @@ class ArrivalTable:
             key=key,
             sequence=sequence,
             epoch=Epoch(request.epoch),
-            room_tokens=tokens,
+            room_tokens=request.tokens,
             source=source,
             reservation=reservation,
             root=BlockHash(request.root),

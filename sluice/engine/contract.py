@@ -96,17 +96,24 @@ class KvExtent:
     blocks: tuple[BlockId, ...]
 
 
+def always_ready() -> bool:
+    """Nothing has to be made for it."""
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
     """Blocks held for a sequence that is being computed elsewhere.
 
     `blocks` is a block table with room for all tokens asked for; the first `cached_tokens` tokens
-    (a multiple of this worker's block size) are already here and must not be written.
+    (a multiple of this worker's block size) are already here and must not be written. Its first step
+    would wait for memory until `is_ready`, which may be asked on any thread.
     """
 
     sequence: SequenceId
     blocks: tuple[BlockId, ...]
     cached_tokens: int
+    is_ready: Callable[[], bool] = field(default=always_ready, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sluice.domain.ids import BlockId
 from sluice.domain.kv import K_AND_V, KvGeometry
 from sluice.engine import emulated_model
-from sluice.engine.contract import GroupListener, KvSpan, Logprobs, ModelFacts
+from sluice.engine.contract import GroupListener, KvSpan, Logprobs, ModelFacts, always_ready
 from sluice.engine.emulated_model import TokenRule
 from sluice.engine.pace import Pace
 from sluice.engine.runner import Choice, Sampled
@@ -97,8 +97,8 @@ class EmulatedRunner:
     def scrub(self, blocks: list[BlockId]) -> None:
         self._pool[:, blocks] = 0
 
-    def expect(self, tokens: int) -> None:
-        """Nothing to do."""
+    def expect(self, tokens: int) -> Callable[[], bool]:  # noqa: ARG002 - nothing depends on it
+        return always_ready
 
     def rest(self) -> None:
         self._pace.rest()

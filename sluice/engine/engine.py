@@ -138,8 +138,7 @@ class PagedEngine:
         check_unit_hashes(unit_hashes, tokens=tokens)
         self.scheduler.check_absent(sequence)
         reservation = self.handover.reserve(sequence, tokens=tokens, unit_hashes=unit_hashes)
-        self._runner.expect(tokens)
-        return reservation
+        return replace(reservation, is_ready=self._runner.expect(tokens))
 
     def attach(self, state: SequenceState, *, computed: int) -> None:
         self._check(state)

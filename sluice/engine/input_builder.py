@@ -5,7 +5,7 @@ tables. Decides only which sequences are padded together (`attention_groups.py`)
 `attention.py`, which uses the result in every layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, pairwise, zip_longest
 from typing import Final
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sluice.domain.kv import K_AND_V
 from sluice.engine.attention_groups import cut
-from sluice.engine.contract import KvSpan
+from sluice.engine.contract import KvSpan, always_ready
 from sluice.engine.image_inputs import ImageShape, image_rows, step_positions, token_ids_without_images
 from sluice.engine.kept_keys import Decode, KeptKeys, KeyKeeper
 from sluice.engine.kv_cache import KvCache
@@ -94,10 +94,9 @@ class InputBuilder:
         ordered = [group[index] for group, placed in zip(groups, placements, strict=True) for index in placed.order]
         return ordered, [placed.kept for placed in placements]
 
-    def expect(self, tokens: int) -> None:
-        """A sequence of so many tokens will decode here soon."""
-        if self._keeper is not None:
-            self._keeper.expect(tokens)
+    def expect(self, tokens: int) -> Callable[[], bool]:
+        """A sequence of so many tokens will decode here soon; returns what says whether all is ready for it."""
+        return always_ready if self._keeper is None else self._keeper.expect(tokens)
 
     def forget_kept(self) -> None:
         """Drop copies of keys that may hold NaN."""

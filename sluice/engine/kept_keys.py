@@ -7,7 +7,7 @@ sequence that moves to another worker costs its company nothing. The pool stays 
 Never used on a GPU, whose memory is for blocks. Next: `input_builder.py`, the only maker.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from sluice.domain.kv import K_AND_V, KvGeometry
+from sluice.engine.contract import always_ready
 from sluice.engine.ready_memory import ReadyMemory, Wish
 from sluice.engine.sequence import LiveSequence
 
@@ -141,15 +142,19 @@ class KeyKeeper:
         self._spare: list[torch.Tensor] = []  # a dropped slot's memory, per layer
         self._ready = ReadyMemory()
 
-    def expect(self, tokens: int) -> None:
-        """A sequence of so many tokens is on its way: have memory for its copy ready when it comes."""
+    def expect(self, tokens: int) -> Callable[[], bool]:
+        """A sequence of so many tokens is on its way: have memory for its copy ready when it comes.
+
+        Returns what says whether it is, on any thread.
+        """
         self._take_ready(needed=0)
         row = self._row_elements(self._capacity(tokens))
         row_bytes = row * self._geometry.dtype_bytes * self._geometry.layers
         has_spare = bool(self._spare) and self._spare[0].numel() >= row
         rounded = self._rounded(row, wished=2 * row)
-        if row_bytes >= EXPECTED_BYTES_MIN and not has_spare and rounded is not None:
-            self._ready.make(Wish(layers=self._geometry.layers, elements=rounded, touched=row, dtype=self._dtype))
+        if row_bytes < EXPECTED_BYTES_MIN or has_spare or rounded is None:
+            return always_ready
+        return self._ready.make(Wish(layers=self._geometry.layers, elements=rounded, touched=row, dtype=self._dtype))
 
     def arrange(self, groups: Sequence[Sequence[Decode]]) -> list[Placement]:
         """Where the sequences of this step's groups stand; who is in none of them is forgotten."""

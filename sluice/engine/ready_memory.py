@@ -2,12 +2,13 @@
 
 A sequence that comes with its KV is gathered into memory of its own in its first step. Pages that are
 touched for the first time cost several times what filling them does, and the sequence's client would wait
-for that. So they are touched while the sequence's KV is still on its way, with rests: nobody's company should
+for that. So they are touched before the sequence's KV is on its way, with rests: nobody's company should
 wait for it. One piece of work at a time. Next: `kept_keys.py`.
 """
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -36,13 +37,15 @@ class ReadyMemory:
     _hurry: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
-    def make(self, wish: Wish) -> None:
-        """Begin to fulfil a wish, unless one is under way."""
+    def make(self, wish: Wish) -> Callable[[], bool]:
+        """Begin to fulfil a wish, unless one is under way. Returns what says whether that is done, on any thread."""
         if self._thread is None:
             self._wish, self._made, self._hurry = wish, [], threading.Event()
             arguments = (wish, self._made, self._hurry)
             self._thread = threading.Thread(target=_touch, args=arguments, name="memory", daemon=True)
             self._thread.start()
+        thread = self._thread
+        return lambda: not thread.is_alive()
 
     def take(self, *, needed: int) -> list[torch.Tensor] | None:
         """What has been made, if it is ready; the caller owns it now.

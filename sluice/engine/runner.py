@@ -5,7 +5,7 @@ tokens that follow. Three exist: `torch_runner.py` runs a model,
 `vision/vision_runner.py` a vision tower, `emulated_runner.py` a table of times.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -62,8 +62,11 @@ class ModelRunner(Protocol):
         """Zero `blocks`: they may hold what must not be read again."""
         ...
 
-    def expect(self, tokens: int) -> None:
-        """A sequence of so many tokens will decode here: get ready for it, without anybody waiting."""
+    def expect(self, tokens: int) -> Callable[[], bool]:
+        """A sequence of so many tokens will decode here: get ready for it, without anybody waiting.
+
+        Returns what says whether that is done, on any thread.
+        """
         ...
 
     def rest(self) -> None:

@@ -55,8 +55,8 @@ class TorchRunner:
         self.cache.scrub(blocks)
         self._inputs.forget_kept()
 
-    def expect(self, tokens: int) -> None:
-        self._inputs.expect(tokens)
+    def expect(self, tokens: int) -> Callable[[], bool]:
+        return self._inputs.expect(tokens)
 
     def rest(self) -> None:
         """Nothing to do: a device idles by itself."""

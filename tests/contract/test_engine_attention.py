@@ -300,12 +300,14 @@ def test_a_sequence_that_was_expected_finds_memory_that_has_been_touched(monkeyp
     case = Case(0, [(20, 1), (30, 1)], 2, 1, 16)
     small, large = (work.sequence for work in case.works)
     keeper = KeyKeeper(geometry=case.geometry, dtype=torch.float32, windows=(None,))
-    keeper.expect(4000)
+    is_ready = keeper.expect(4000)
     (other,) = keeper.arrange([[Decode(small, 20)]])
     assert other.kept is not None
     made = keeper._ready._made
     assert not made, "a small one does not wait for memory that is made for a large one"
+    assert not is_ready(), "it rests for ever"
     _, placed = keeper.arrange([[Decode(small, 21)], [Decode(large, 3500)]])
+    assert is_ready()
     assert placed.kept is not None
     assert placed.kept.layers[0].data_ptr() == made[0].data_ptr()
     assert not keeper._ready._made, "whoever took it lets it go"

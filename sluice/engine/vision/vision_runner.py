@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sluice.clock import Clock, SystemClock
 from sluice.domain.ids import BlockHash, BlockId
 from sluice.domain.image import FILL_TOKEN
-from sluice.engine.contract import GroupListener, KvSpan, ModelFacts
+from sluice.engine.contract import GroupListener, KvSpan, ModelFacts, always_ready
 from sluice.engine.embedding_memory import EmbeddingMemory
 from sluice.engine.runner import Choice, Sampled
 from sluice.engine.sequence import LiveSequence
@@ -101,8 +101,8 @@ class VisionRunner(Generic[P]):
     def scrub(self, blocks: list[BlockId]) -> None:
         self._memory.scrub(blocks)
 
-    def expect(self, tokens: int) -> None:
-        """Nothing to do."""
+    def expect(self, tokens: int) -> Callable[[], bool]:  # noqa: ARG002 - nothing depends on it
+        return always_ready
 
     def rest(self) -> None:
         """Nothing to do."""

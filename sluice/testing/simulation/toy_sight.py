@@ -152,8 +152,8 @@ class SeeingRunner:
     def scrub(self, blocks: list[BlockId]) -> None:
         self._runner.scrub(blocks)
 
-    def expect(self, tokens: int) -> None:
-        self._runner.expect(tokens)
+    def expect(self, tokens: int) -> Callable[[], bool]:
+        return self._runner.expect(tokens)
 
     def rest(self) -> None:
         self._runner.rest()
