@@ -63,6 +63,14 @@ class Served:
     is_whole: bool
 
 
+def ready(fleet: LocalFleet) -> int:
+    """Workers that admit work; none while the router starts."""
+    try:
+        return sum(not row.load.unready for row in fleet.workers())
+    except grpc.RpcError:
+        return 0
+
+
 @contextlib.contextmanager
 def workers(fleet: LocalFleet, folder: Path, hurry: float) -> Iterator[None]:
     """The whole fleet, each worker with the times it is given."""
@@ -86,7 +94,7 @@ def workers(fleet: LocalFleet, folder: Path, hurry: float) -> Iterator[None]:
                     command = [sys.executable, script, str(path), *paces]
                     processes.append(subprocess.Popen(command, stdout=log, stderr=log))
         deadline_s = time.monotonic() + 180
-        while sum(not row.load.unready for row in fleet.workers()) < len(processes):
+        while ready(fleet) < len(processes):
             assert time.monotonic() < deadline_s, "the workers did not come"
             time.sleep(0.2)
         yield
@@ -145,7 +153,6 @@ def main() -> None:
         placement = PlacementConfig(policy="least_load", flips_max=0)
         plan = RoutersAlone(model_path=model, model_name="bench", engine=ENGINE, placement=placement)
         fleet = stack.enter_context(LocalFleet(plan))
-        fleet.wait_ready(lambda _: None)
         stack.enter_context(workers(fleet, Path(name), args.hurry))
         ask(fleet.grpc_address, [picture() for _ in range(8)])
         print(f"| times {args.hurry:g} | latency s | TPOT s, median | TPOT over {TPOT_S:g} s | lost |")

@@ -36,7 +36,7 @@ RETRY_AFTER_S: Final = 1.0
 class Eye(Protocol):
     """Prepares pictures; `engine/vision/eye.py` documents it."""
 
-    def look(self, data: bytes, *, root: BlockHash, field: str) -> ImageLayout: ...
+    def look(self, data: bytes, *, root: BlockHash, field: str, side_max: int) -> ImageLayout: ...
 
 
 class LookTable:
@@ -98,7 +98,8 @@ class LookTable:
         loop = asyncio.get_running_loop()
         try:
             layout = await loop.run_in_executor(
-                self._threads, lambda: self._eye.look(look.picture, root=root, field=look.field)
+                self._threads,
+                lambda: self._eye.look(look.picture, root=root, field=look.field, side_max=look.side_max),
             )
             part = _part(look, layout)
         except SluiceError as error:

@@ -7,7 +7,7 @@ nothing else. Next: these two, and `intake.py` for who asks.
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -25,6 +25,9 @@ from sluice.telemetry.metrics import RouterMetrics
 from sluice.wire.gen import sluice_pb2 as pb
 
 NAME_BYTES: Final = 16
+
+SMALL_SIDE: Final = 512
+"""Pixels of the longer side where a client asks for little detail: what OpenAI's API says that `low` is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +60,22 @@ class EncodeDesk:
             self._looks, fleet.at, clock, router=router, metrics=metrics, new_sequence=new_sequence
         )
 
-    async def pictures(self, files: Sequence[tuple[str, bytes]], *, root: BlockHash) -> tuple[Picture, ...]:
+    async def pictures(
+        self, files: Sequence[tuple[str, bytes]], *, root: BlockHash, small: Collection[int] = ()
+    ) -> tuple[Picture, ...]:
         """Files, each with the field that it came in, as prompts need them; all encoding at once on the way.
 
-        `root` is the tenant's. Raises InvalidRequestError for one that cannot be shown, NoWorkerError.
+        Those at `small` are made small first, if they are not. `root` is the tenant's. Raises InvalidRequestError for
+        one that cannot be shown, NoWorkerError.
         """
         if files and not any(member.is_ready for member in self._fleet.encoders):
             raise NoWorkerError("no encode worker is ready; pictures need one (sluice up --encode 1)")
         start = embedding_root(root)
-        shown = [Shown(name=name_of(data), data=data, field=field, root=start) for field, data in files]
+        shown = [
+            Shown(name=name_of(data, side_max=side_max), data=data, field=field, root=start, side_max=side_max)
+            for at, (field, data) in enumerate(files)
+            for side_max in [SMALL_SIDE if at in small else 0]
+        ]
         looking = [self._looking(one) for one in shown]
         return tuple([await _picture(one, answer) for one, answer in zip(shown, looking, strict=True)])
 
@@ -161,12 +171,20 @@ class EncodeDesk:
         self._showings.tick()
 
 
-def name_of(data: bytes) -> bytes:
-    """What a picture's file is remembered by."""
-    return hashlib.blake2b(data, digest_size=NAME_BYTES).digest()
+def name_of(data: bytes, *, side_max: int = 0) -> bytes:
+    """What a picture's file is remembered by, if it is looked at in this size."""
+    size = side_max.to_bytes(hashlib.blake2b.SALT_SIZE, "little")
+    return hashlib.blake2b(data, digest_size=NAME_BYTES, salt=size).digest()
 
 
 async def _picture(shown: Shown, answer: _Answer) -> Picture:
     found = answer.found
     layout = found if isinstance(found, ImageLayout) else await asyncio.shield(found)
-    return Picture(name=shown.name, data=shown.data, field=shown.field, layout=layout, is_known=answer.is_known)
+    return Picture(
+        name=shown.name,
+        data=shown.data,
+        field=shown.field,
+        layout=layout,
+        side_max=shown.side_max,
+        is_known=answer.is_known,
+    )

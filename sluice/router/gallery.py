@@ -15,7 +15,7 @@ from sluice.errors import InvalidRequestError, OverloadedError
 from sluice.router.encode_desk import EncodeDesk
 from sluice.router.job import Picture
 from sluice.router.picture_reader import PictureReader
-from sluice.router.picture_source import PictureSource, RememberedPicture
+from sluice.router.picture_source import Detail, PictureSource, RememberedPicture
 
 RETRY_AFTER_S: Final = 1.0
 
@@ -50,7 +50,8 @@ class Gallery:
         }
         files = await self._reader.read([one for one in sources if not isinstance(one, RememberedPicture)])
         self._take(sum(len(file.data) for file in files), held)
-        found = await self._desk.pictures([(file.field, file.data) for file in files], root=root)
+        small = {at for at, file in enumerate(files) if file.detail is Detail.LOW}
+        found = await self._desk.pictures([(file.field, file.data) for file in files], root=root, small=small)
         for picture in found:
             self._put_at_hand(root, picture, held)
         seen = iter(found)

@@ -21,6 +21,7 @@ class Picture:
     data: bytes
     field: str  # where the client put it
     layout: ImageLayout
+    side_max: int = 0  # pixels that its longer side is made before it is looked at; 0: it stays as it is
     is_known: bool = False  # an encode worker had looked at it before this request
 
     @property

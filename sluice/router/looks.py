@@ -59,6 +59,7 @@ class Shown:
     field: str
     root: BlockHash  # of the image's own hash chain
     part: int = 0
+    side_max: int = 0  # pixels that its longer side is made first; 0: it stays as it is
 
     @property
     def key(self) -> Key:
@@ -269,6 +270,7 @@ class Looks:
             root=shown.root,
             field=shown.field,
             part=shown.part,
+            side_max=shown.side_max,
         )
         look.member.link.send(pb.RouterMessage(look=message))
 

@@ -99,7 +99,14 @@ class Showings:
             self._metrics.image(is_known=picture.is_known)
             is_cached = True
             for part, layout in enumerate(picture.parts):
-                shown = Shown(name=picture.name, data=picture.data, field=picture.field, root=root, part=part)
+                shown = Shown(
+                    name=picture.name,
+                    data=picture.data,
+                    field=picture.field,
+                    root=root,
+                    part=part,
+                    side_max=picture.side_max,
+                )
                 row = pb.ShownRow(tokens=layout.tokens, known=picture.is_known, image=image)
                 reader.record.shown.append(row)
                 is_cached &= self._begin_part(_Showing(reader, shown, layout, target, self._now_s(), row))

@@ -53,9 +53,11 @@ class SlowEye:
 
     def __init__(self) -> None:
         self.may = threading.Event()
+        self.sides: list[int] = []
 
-    def look(self, data: bytes, *, root: BlockHash, field: str) -> ImageLayout:
+    def look(self, data: bytes, *, root: BlockHash, field: str, side_max: int) -> ImageLayout:
         self.may.wait(10)
+        self.sides.append(side_max)
         if data == b"bad":
             raise InvalidRequestError(field=field, problem="is animated", remedy="send a still image")
         return ImageLayout(digest=data.ljust(16), tokens=3, rows=1, columns=3)
@@ -261,6 +263,15 @@ def test_parts_of_a_picture_made_by_several_towers_are_together_what_one_makes_o
     whole = Preprocessor(directory).prepare(decode_picture(data, limits=PictureLimits()))
     (expected,) = towers[0].encoder.encode([whole])
     assert np.allclose(np.concatenate(made), expected.numpy().reshape(layout.tokens, -1), atol=1e-4)
+
+
+def test_a_picture_of_little_detail_is_made_small_first_and_is_another_picture(directory: Path) -> None:
+    tower, data = Tower(directory), picture_file(3, sides=(100, 120))
+    closely = tower.eye.look(data, root=ROOT_OF_IMAGES, field="p")
+    small = tower.eye.look(data, root=ROOT_OF_IMAGES, field="p", side_max=30)
+    assert small.digest != closely.digest
+    assert small.tokens <= closely.tokens
+    assert tower.eye.look(data, root=ROOT_OF_IMAGES, field="p", side_max=512) == closely, "it is small already"
 
 
 async def test_a_part_that_a_picture_does_not_have_is_refused() -> None:

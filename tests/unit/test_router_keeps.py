@@ -15,7 +15,7 @@ from sluice.domain.image import embedding_root, embedding_tokens
 from sluice.domain.role import Lifecycle
 from sluice.domain.sampling import SamplingParams
 from sluice.errors import InvalidRequestError
-from sluice.router.encode_desk import name_of
+from sluice.router.encode_desk import SMALL_SIDE, name_of
 from sluice.router.fleet import Member
 from sluice.router.gallery import Gallery
 from sluice.router.job import Job, Picture
@@ -37,7 +37,7 @@ class FilesAsSent:
 
     async def read(self, sources: Sequence[RawPicture]) -> tuple[PictureFile, ...]:
         return tuple(
-            PictureFile(field=one.field, detail=Detail.AUTO, format=PictureFormat.PNG, data=one.data) for one in sources
+            PictureFile(field=one.field, detail=one.detail, format=PictureFormat.PNG, data=one.data) for one in sources
         )
 
 
@@ -165,6 +165,21 @@ async def test_a_named_picture_that_another_request_has_at_hand_is_taken_from_th
     assert gallery.held_bytes == 0
     with pytest.raises(InvalidRequestError, match="send the bytes of its file"):
         await gallery.pictures([named], root=ROOT, held=namer)
+
+
+async def test_a_picture_asked_for_in_little_detail_is_looked_at_small_and_remembered_apart(desk: ImageDesk) -> None:
+    gallery = Gallery(cast("PictureReader", FilesAsSent()), desk.dispatcher.desk, desk.clock, held_bytes_max=1000)
+    encoder = encoder_of(desk)
+    sides = []
+    for detail in (Detail.LOW, Detail.HIGH, Detail.AUTO):
+        source = RawPicture(field="p[0]", data=b"large", detail=detail)
+        asking = asyncio.ensure_future(gallery.pictures([source], root=ROOT, held=contextlib.ExitStack()))
+        await asyncio.sleep(0)
+        for message in desk.only(encoder, "look"):
+            sides.append(message.look.side_max)
+            desk.looked(encoder, message.look)
+        await asking
+    assert sides == [SMALL_SIDE, 0], "high and auto are the same picture"
 
 
 async def test_a_named_picture_that_is_nowhere_any_more_ends_its_request_with_the_remedy(desk: ImageDesk) -> None:

@@ -27,9 +27,10 @@ class Eye:
         self._maker = fingerprint.encode() + self._preprocessor.fingerprint
         self._prepared = prepared
 
-    def look(self, data: bytes, *, root: BlockHash, field: str) -> ImageLayout:
-        """Prepare a picture for the tower, each part by itself. Raises InvalidRequestError naming `field`."""
-        picture = decode_picture(data, limits=LIMITS, field=field)
+    def look(self, data: bytes, *, root: BlockHash, field: str, side_max: int = 0) -> ImageLayout:
+        """Prepare a picture for the tower, each part by itself; one with a side of more than `side_max` pixels is made
+        smaller first, unless that is 0. Raises InvalidRequestError naming `field`."""
+        picture = decode_picture(data, limits=LIMITS, field=field, side_max=side_max)
         image = self._preprocessor.prepare(picture, field=field)
         digest = hashlib.blake2b(self._maker + picture.digest, digest_size=IMAGE_DIGEST_BYTES).digest()
         layout = self._preprocessor.layout(image, digest=digest)

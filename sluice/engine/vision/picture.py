@@ -2,7 +2,8 @@
 
 The header is read first and the limits checked before a pixel is decoded, so that a small file
 cannot claim a huge canvas (a decompression bomb). Only formats whose decoders are widely fuzzed are
-opened. Never fetches anything and never resizes: `preprocessor.py` does. CPU-bound: call it off the
+opened. Never fetches anything; makes a picture smaller only if asked to, for models' own sizes are
+`preprocessor.py`'s. CPU-bound: call it off the
 event loop.
 """
 
@@ -40,8 +41,11 @@ class Picture:
     digest: bytes
 
 
-def decode_picture(data: bytes, *, limits: PictureLimits, field: str = "image_url") -> Picture:
-    """Decode one image file. Raises InvalidRequestError naming `field` for everything that is not acceptable."""
+def decode_picture(data: bytes, *, limits: PictureLimits, field: str = "image_url", side_max: int = 0) -> Picture:
+    """Decode one image file; with a `side_max` its longer side is made that many pixels, if it has more.
+
+    Raises InvalidRequestError naming `field` for everything that is not acceptable.
+    """
     if not data:
         raise _refusal(field, "is empty", "send the image's bytes")
     if len(data) > limits.file_bytes_max:
@@ -52,7 +56,7 @@ def decode_picture(data: bytes, *, limits: PictureLimits, field: str = "image_ur
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_header(image, limits=limits, field=field)
                 image.load()
-                pixels = _rgb(image)
+                pixels = _rgb(image, side_max=side_max)
     except InvalidRequestError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError,
@@ -74,12 +78,15 @@ def _check_header(image: Image.Image, *, limits: PictureLimits, field: str) -> N
         raise _refusal(field, "is animated", "send a still image")
 
 
-def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+def _rgb(image: Image.Image, *, side_max: int) -> npt.NDArray[np.uint8]:
     upright = ImageOps.exif_transpose(image)
     if upright.mode in {"RGBA", "LA", "PA"} or "transparency" in upright.info:
         layered = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
-    return np.asarray(upright.convert("RGB"), dtype=np.uint8)
+    upright = upright.convert("RGB")
+    if side_max:
+        upright.thumbnail((side_max, side_max), Image.Resampling.BICUBIC)
+    return np.asarray(upright, dtype=np.uint8)
 
 
 def _digest(pixels: npt.NDArray[np.uint8]) -> bytes:

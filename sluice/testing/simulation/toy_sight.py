@@ -91,7 +91,7 @@ class ToyEye:
     def __init__(self, prepared: PreparedStore[ToyPrepared]) -> None:
         self._prepared = prepared
 
-    def look(self, data: bytes, *, root: BlockHash, field: str) -> ImageLayout:
+    def look(self, data: bytes, *, root: BlockHash, field: str, side_max: int) -> ImageLayout:  # noqa: ARG002 - as eye.py
         """Raises InvalidRequestError for a file that is no picture."""
         if data.startswith(BROKEN):
             raise InvalidRequestError(field=field, problem="is not an image", remedy="send a picture")

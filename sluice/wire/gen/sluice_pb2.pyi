@@ -618,7 +618,7 @@ class RouterMessage(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., retarget: _Optional[_Union[Retarget, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., migrate: _Optional[_Union[Migrate, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., unfreeze: _Optional[_Union[Unfreeze, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., set_role: _Optional[_Union[SetRole, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ..., peers: _Optional[_Union[Peers, _Mapping]] = ..., look: _Optional[_Union[Look, _Mapping]] = ...) -> None: ...
 
 class Look(_message.Message):
-    __slots__ = ("sequence", "epoch", "router", "request", "picture", "root", "field", "traceparent", "part")
+    __slots__ = ("sequence", "epoch", "router", "request", "picture", "root", "field", "traceparent", "part", "side_max")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ROUTER_FIELD_NUMBER: _ClassVar[int]
@@ -628,6 +628,7 @@ class Look(_message.Message):
     FIELD_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
+    SIDE_MAX_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     epoch: int
     router: str
@@ -637,7 +638,8 @@ class Look(_message.Message):
     field: str
     traceparent: str
     part: int
-    def __init__(self, sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., router: _Optional[str] = ..., request: _Optional[str] = ..., picture: _Optional[bytes] = ..., root: _Optional[bytes] = ..., field: _Optional[str] = ..., traceparent: _Optional[str] = ..., part: _Optional[int] = ...) -> None: ...
+    side_max: int
+    def __init__(self, sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., router: _Optional[str] = ..., request: _Optional[str] = ..., picture: _Optional[bytes] = ..., root: _Optional[bytes] = ..., field: _Optional[str] = ..., traceparent: _Optional[str] = ..., part: _Optional[int] = ..., side_max: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("router", "heartbeat_s", "wire_version")
