@@ -6,7 +6,7 @@ Reads what the operator has written into the resources and nothing else, so it n
 import argparse
 import asyncio
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
 from rich.console import Console, Group, RenderableType
@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sluice.errors import InvalidRequestError
+from sluice.errors import ClusterApiError, InvalidRequestError
 from sluice.operator.api_cluster import ApiCluster
 from sluice.operator.connection import connection, credentials
 from sluice.operator.manifest import Kind, LiveObject
@@ -50,12 +50,20 @@ async def _run(arguments: argparse.Namespace) -> int:
             with Live(shown(services), console=console, auto_refresh=False) as live:
                 while True:
                     await asyncio.sleep(WATCH_S)
-                    live.update(shown(await _services(cluster, arguments)), refresh=True)
+                    live.update(await look(lambda: _services(cluster, arguments)), refresh=True)
         else:
             console.print(shown(services))
         return 0 if all(condition(one, "Available").get("status") == "True" for one in services) else 1
     finally:
         await cluster.close()
+
+
+async def look(services: Callable[[], Awaitable[list[LiveObject]]]) -> RenderableType:
+    """What there is now; while the API server does not answer, that it does not."""
+    try:
+        return shown(await services())
+    except ClusterApiError as error:
+        return Text(f"{error}; asking again", "red")
 
 
 async def _services(cluster: ApiCluster, arguments: argparse.Namespace) -> list[LiveObject]:

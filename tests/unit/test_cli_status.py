@@ -4,7 +4,9 @@ from typing import Any
 
 from rich.console import Console
 
-from sluice.cli.status import shown
+from sluice.cli.status import look, shown
+from sluice.errors import ClusterApiError
+from sluice.operator.manifest import LiveObject
 
 LINK = {"from": "demo-prefill-1", "to": "demo-decode-1", "transport": "tcp", "gbPerSecond": 0.8, "failed": 0}
 
@@ -38,3 +40,13 @@ def test_the_slowest_link_is_named() -> None:
 def test_links_that_fail_say_why() -> None:
     failing = {**LINK, "failed": 4, "lastError": "connection refused"}
     assert "demo-decode-1 over tcp: 4 pushes failed; connection refused" in said(kvFabric=[LINK, failing])
+
+
+async def test_a_watch_outlives_an_api_server_that_is_away() -> None:
+    async def away() -> list[LiveObject]:
+        raise ClusterApiError("the API server does not answer")
+
+    console = Console(width=160)
+    with console.capture() as captured:
+        console.print(await look(away))
+    assert captured.get() == "the API server does not answer; asking again\n"
