@@ -106,7 +106,7 @@ async def test_an_api_server_that_is_away_is_not_missed(own_site: Site, demo: Do
     plane = own_site.own.control_plane
     async with streams("API server away") as traffic:
         await own_site.apart(plane.stop_api_server)
-        await traffic.wait_completed(60)
+        await traffic.wait_completed(40)
         await own_site.apart(plane.start_api_server)
         await traffic.wait_completed(20)
         await own_site.apart(own_site.wait_settled, "demo")
@@ -118,7 +118,7 @@ async def test_a_silent_node_costs_nothing_but_its_workers(own_site: Site, demo:
     async with streams("node NotReady", resumed_max=ANY) as traffic:
         await own_site.apart(node.stop_kubelet)
         await own_site.apart(own_site.wait_node, name, is_ready=False)
-        await traffic.wait_completed(40)
+        await traffic.wait_completed(20)
         await own_site.apart(node.start_kubelet)
         await own_site.apart(own_site.wait_node, name, is_ready=True)
         await own_site.apart(own_site.wait_settled, "demo")
