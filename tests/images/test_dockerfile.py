@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(1800)
 USER = "10001:10001"
 MIB = 2**20
 CONTROL_MIB_MAX = 500  # over the base image; half of it compiles placement
-WORKER_MIB_MAX = 1700
+WORKER_MIB_MAX = 1800
 
 
 @dataclass(frozen=True, slots=True)
