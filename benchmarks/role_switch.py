@@ -116,7 +116,7 @@ def script(fleet: LocalFleet, hurry: float, *, switches: bool) -> tuple[list[Ser
         try:
             answer = ask(fleet.grpc_address, [files[number]], tokens=OUTPUTS[number])
         except grpc.RpcError as error:
-            print(f"  lost: {error}")
+            print(f"lost: {error.code()}")
             return Served(began_s, began_s, 0.0, is_whole=False)
         ended_s = time.monotonic() - started_s
         tpot_s = (ended_s - began_s - answer.ttft_s) / (OUTPUTS[number] - 1)
