@@ -151,7 +151,8 @@ class ArrivalTable:
         except SluiceError as error:
             self._note_end(key)
             return pb.ReserveReply(granted=False, refusal=str(error))
-        await wait_ready(arrival.reservation)
+        if not arrival.is_canary:
+            await wait_ready(arrival.reservation)
         return pb.ReserveReply(
             granted=True,
             blocks=arrival.reservation.blocks,

@@ -11,8 +11,8 @@ from typing import Final
 from sluice.engine.contract import Reservation
 
 LOOK_S: Final = 0.01
-LOOKS_MAX: Final = 400
-"""Four seconds: less than senders wait for an answer."""
+LOOKS_MAX: Final = 700
+"""Seven seconds: less than senders wait for an answer."""
 
 
 async def wait_ready(reservation: Reservation) -> None:

@@ -3,7 +3,7 @@
 A sequence that comes with its KV is gathered into memory of its own in its first step. Pages that are
 touched for the first time cost several times what filling them does, and the sequence's client would wait
 for that. So they are touched before the sequence's KV is on its way, with rests: nobody's company should
-wait for it. One piece of work at a time. Next: `kept_keys.py`.
+wait for it. Of two pieces of work the larger one is done. Next: `kept_keys.py`.
 """
 
 import threading
@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import torch
+
+from sluice.engine.contract import always_ready
 
 REST_FACTOR: Final = 4.0
 """The thread rests so many times as long as it works, until somebody needs what it makes."""
@@ -38,13 +40,19 @@ class ReadyMemory:
     _thread: threading.Thread | None = None
 
     def make(self, wish: Wish) -> Callable[[], bool]:
-        """Begin to fulfil a wish, unless one is under way. Returns what says whether that is done, on any thread."""
-        if self._thread is None:
+        """Begin to fulfil a wish, in place of a smaller one under way; a larger one goes on.
+
+        Returns what says, on any thread, whether `take` would not wait.
+        """
+        thread = self._thread
+        if thread is None or self._wish is None or wish.touched > self._wish.touched:
+            self._hurry.set()  # a smaller one ends soon, and its memory is let go
             self._wish, self._made, self._hurry = wish, [], threading.Event()
             arguments = (wish, self._made, self._hurry)
-            self._thread = threading.Thread(target=_touch, args=arguments, name="memory", daemon=True)
-            self._thread.start()
-        thread = self._thread
+            thread = self._thread = threading.Thread(target=_touch, args=arguments, name="memory", daemon=True)
+            thread.start()
+        elif 2 * wish.touched <= self._wish.touched:
+            return always_ready
         return lambda: not thread.is_alive()
 
     def take(self, *, needed: int) -> list[torch.Tensor] | None:

@@ -300,7 +300,9 @@ def test_a_sequence_that_was_expected_finds_memory_that_has_been_touched(monkeyp
     case = Case(0, [(20, 1), (30, 1)], 2, 1, 16)
     small, large = (work.sequence for work in case.works)
     keeper = KeyKeeper(geometry=case.geometry, dtype=torch.float32, windows=(None,))
+    keeper.expect(50)
     is_ready = keeper.expect(4000)
+    assert keeper.expect(60)(), "a small one does not wait for a large one, nor takes its place"
     (other,) = keeper.arrange([[Decode(small, 20)]])
     assert other.kept is not None
     made = keeper._ready._made
