@@ -168,6 +168,8 @@ class AdminService(sluice_pb2_grpc.AdminServicer):
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
             is_gone = self._dispatcher.fleet.find(member.info.worker) is not member
+            if not is_gone:
+                self._dispatcher.evacuations.settle(evacuation)
             outcomes, told = evacuation.outcomes[told:], len(evacuation.outcomes)
             lifecycle = "gone" if is_gone else member.load.lifecycle.value
             yield pb.DrainEvent(lifecycle=lifecycle, left=len(member.sequences), outcomes=outcomes)

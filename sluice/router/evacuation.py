@@ -74,10 +74,14 @@ class Evacuations:
             if member.load.lifecycle is Lifecycle.DRAINING:
                 self._step(self.of(member), now_s=now_s)
             elif member.slot in self._under_way:
-                self._watch(self.of(member))
-                self.of(member).note()
+                self.settle(self.of(member))
                 if member.is_ready:
                     del self._under_way[member.slot]  # it admits again
+
+    def settle(self, evacuation: Evacuation) -> None:
+        """Write down what has left by now: a worker may say that it is drained before the next step looks."""
+        self._watch(evacuation)
+        evacuation.note()
 
     def _step(self, evacuation: Evacuation, *, now_s: float) -> None:
         member = evacuation.member
