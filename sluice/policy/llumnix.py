@@ -83,7 +83,12 @@ class Llumnix:
     def decode(self, seen: Seen) -> FloatColumn:
         """Packed below the bound; then free workers by TTFT; then the least loaded."""
         fleet, slots = seen.fleet, seen.slots
-        share = forecast.tpot_s(fleet, slots, seen.ask) / seen.ask.slo.tpot_s
+        # As they decode now. Who is on the way counts on arrival: it may wait for its prompt for long, and to count it
+        # meanwhile makes one free worker after the other decode, until none is left for prompts.
+        running = forecast.decodes(fleet, slots)
+        context = fleet.context_tokens[slots] + np.float64(seen.ask.prompt_tokens)
+        step_s = forecast.decode_step_s(fleet, slots, sequences=running + 1.0, context_tokens=context)
+        share = step_s / seen.ask.slo.tpot_s
         is_decoder = _decodes_any(seen) | (fleet.role_bits[slots] == DECODE_BIT)
         ttft_s = forecast.ttft_s(fleet, slots, seen.ask, seen.cached)
         unpacked = np.where(is_decoder, 2e6 + share, 1e6 + ttft_s)

@@ -1,6 +1,7 @@
 """A platform of real processes: clients see every answer through while workers are killed and come back."""
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -240,8 +241,13 @@ def test_chat_in_a_terminal_ends_without_a_word_too_many(fleet: LocalFleet, key:
         seen = read_until(screen, b"you")
         os.write(screen, b"hello\n")
         seen += read_until(screen, b"model") + read_until(screen, b"you")
-        os.write(screen, key)
-        assert chat.wait(30) == status
+        for _ in range(6):  # CPython's input() sleeps on where the signal comes just before it waits: press again
+            os.write(screen, key)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                chat.wait(5)
+                break
+        chat.kill()
+        assert chat.returncode == status
     os.close(screen)
     assert b"Traceback" not in seen
 

@@ -127,6 +127,11 @@ def test_llumnix_packs_decode_below_its_bound_then_converts_a_free_worker() -> N
     assert place("llumnix", fleet_of(*full)) == (3, 2)
 
 
+def test_llumnix_leaves_free_workers_to_prompts_while_sequences_are_on_their_way() -> None:
+    coming = {"running": 5, "waiting": 60, "context_tokens": 5000, "decode_s": 0.002}
+    assert place("llumnix", fleet_of((P, {}), (D, coming), (M, {}))) in {(0, 1), (2, 1)}
+
+
 def test_llumnix_mitigates_from_the_hottest_and_consolidates_from_the_coldest() -> None:
     fleet = fleet_of((M, {"running": 48, **BUSY}), (M, {"running": 30, **BUSY}), (M, {"running": 5, **BUSY}), (M, {}))
     busy = [
