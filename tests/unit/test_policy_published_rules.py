@@ -128,7 +128,7 @@ def test_llumnix_packs_decode_below_its_bound_then_converts_a_free_worker() -> N
 
 
 def test_llumnix_leaves_free_workers_to_prompts_while_sequences_are_on_their_way() -> None:
-    coming = {"running": 5, "waiting": 60, "context_tokens": 5000, "decode_s": 0.002}
+    coming = {"running": 5, "waiting": 60, "context_tokens": 5000, "decode_s": 0.0005}
     assert place("llumnix", fleet_of((P, {}), (D, coming), (M, {}))) in {(0, 1), (2, 1)}
 
 
